@@ -1,0 +1,81 @@
+"""The model of stage 1: vessel segmentation, conditioned on the view."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from models.backbone import build_backbone
+from models.fusion import ViewConditionedFeatureFusion
+from models.segmentation_head import VesselSegmentationHead
+from models.view_encoder import CategoricalViewEncoder
+from utils.checkpoint import CheckpointError, load_checkpoint, load_weights
+
+
+class SAM3DeepSAModel(nn.Module):
+    """Image (B, 3, S, S) in [0, 1] and view angles (B, 2) in degrees (nan = unknown) to vessel logits (B, 1, S, S)."""
+
+    def __init__(self, *, backbone: nn.Module, view_encoder: nn.Module | None, fusion: nn.Module | None,
+                 segmentation_head: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+        self.view_encoder = view_encoder
+        self.fusion = fusion
+        self.segmentation_head = segmentation_head
+
+    def forward(self, image: torch.Tensor, view_deg: torch.Tensor) -> torch.Tensor:
+        return self.decode(self.encode_image(image), view_deg)
+
+    def encode_image(self, image: torch.Tensor) -> dict:
+        """Return what does not depend on the view: `{"image": ..., "pyramid": [...]}`, to decode at several views."""
+        return {"image": image, "pyramid": self.backbone(image)}
+
+    def decode(self, features: dict, view_deg: torch.Tensor) -> torch.Tensor:
+        """Return vessel logits (B, 1, S, S) for `features` of `encode_image` seen from `view_deg` (B, 2)."""
+        pyramid = features["pyramid"]
+        if self.view_encoder is not None:
+            pyramid = self.fusion(pyramid, self.view_encoder(view_deg))
+        return self.segmentation_head(pyramid, features["image"])
+
+    def parameter_groups(self, *, lr: float, backbone_lr_scale: float, weight_decay: float) -> list[dict]:
+        """Return optimizer groups: the backbone at `lr * backbone_lr_scale`; vectors (biases, norms) do not decay."""
+        groups = {}
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            in_backbone, decays = name.startswith("backbone."), parameter.ndim > 1 and "embed" not in name
+            group = groups.setdefault((in_backbone, decays), {
+                "name": ("backbone" if in_backbone else "new") + ("" if decays else " without decay"),
+                "params": [], "lr": lr * (backbone_lr_scale if in_backbone else 1.0),
+                "weight_decay": weight_decay if decays else 0.0})
+            group["params"].append(parameter)
+        return list(groups.values())
+
+
+def build_deepsa_model(*, backbone: str, image_size: int, use_view: bool = True, sam3_checkpoint: str | None = None,
+                       random_init: bool = False) -> SAM3DeepSAModel:
+    """Build the stage 1 model; arguments and errors as in `models.backbone.build_backbone`."""
+    encoder = build_backbone(backbone, image_size=image_size, sam3_checkpoint=sam3_checkpoint,
+                             random_init=random_init)
+    return SAM3DeepSAModel(
+        backbone=encoder,
+        view_encoder=CategoricalViewEncoder() if use_view else None,
+        fusion=ViewConditionedFeatureFusion(channels=encoder.channels, num_levels=encoder.num_levels) if use_view else None,
+        segmentation_head=VesselSegmentationHead(channels=encoder.channels, num_levels=encoder.num_levels),
+    )
+
+
+def load_deepsa_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SAM3DeepSAModel, dict]:
+    """Return the model of a stage 1 checkpoint in eval mode, and the checkpoint's dict.
+
+    Raises:
+        CheckpointError: no such file, unreadable, or not a stage 1 checkpoint of this project.
+    """
+    checkpoint = load_checkpoint(path)
+    if checkpoint.get("stage") != "phase1_deepsa":
+        raise CheckpointError(f"{path}: a checkpoint of stage {checkpoint.get('stage')!r}, wanted 'phase1_deepsa'")
+    config = checkpoint["config"]
+    model = build_deepsa_model(backbone=config["backbone"], image_size=config["image_size"],
+                               use_view=config["use_view"], random_init=True)
+    load_weights(model, checkpoint["model"], source=path)
+    return model.to(device).eval(), checkpoint

@@ -1,0 +1,77 @@
+"""Load the vision path of an official `sam3.pt`, loudly: every tensor is accounted for, or nothing is loaded.
+
+The package's own loader is `strict=False`: keys that do not match are dropped and random weights stay, unnoticed.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from utils.checkpoint import CheckpointError, load_weights
+
+VISION_PREFIX = "detector.backbone.vision_backbone."
+# Tensors of the vision path that the image model does not use: the second neck, of the tracker, and the rotary
+# tables, which are rebuilt for the image size.
+UNUSED_PREFIX = "sam2_convs."
+REBUILT_SUFFIX = ".freqs_cis"
+
+HOW_TO_GET = (
+    "SAM 3 weights are gated: ask for access at https://huggingface.co/facebook/sam3, download `sam3.pt`, and pass "
+    "`--sam3-checkpoint PATH/sam3.pt`; `--backbone sam3-tiny` or an explicit `--random-init` work without it."
+)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor of a checkpoint's vision path."""
+
+    matched: int
+    rebuilt: int
+    unused: int
+
+    def __str__(self) -> str:
+        return (f"SAM 3 vision path: {self.matched} tensors matched, 0 missing, 0 unexpected "
+                f"({self.rebuilt} rotary tables rebuilt, {self.unused} of the tracker's neck not used)")
+
+
+def load_sam3_vision_weights(vision_backbone: torch.nn.Module, path: str | Path) -> LoadReport:
+    """Copy the vision path of the official checkpoint at `path` into `vision_backbone`.
+
+    Args:
+        vision_backbone: a `Sam3DualViTDetNeck`, as `models.sam3_package.build_vision_backbone` makes it.
+        path: a file that holds a dict of tensors named `detector.backbone.vision_backbone....`, as it is or under the
+            key "model".
+
+    Raises:
+        FileNotFoundError: there is no such file; says how to get it.
+        CheckpointError: not a readable checkpoint, or tensors are missing, unexpected or of another shape; names them,
+            and `vision_backbone` is unchanged.
+    """
+    tensors = read_vision_tensors(path)
+    rebuilt = [name for name in tensors if name.endswith(REBUILT_SUFFIX)]
+    unused = [name for name in tensors if name.startswith(UNUSED_PREFIX)]
+    offered = {name: tensor for name, tensor in tensors.items() if name not in {*rebuilt, *unused}}
+    load_weights(vision_backbone, offered, source=path)
+    return LoadReport(matched=len(offered), rebuilt=len(rebuilt), unused=len(unused))
+
+
+def read_vision_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of the vision path in the checkpoint at `path`, named as the vision backbone names them."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such SAM 3 checkpoint. {HOW_TO_GET}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({type(error).__name__}: {error}); "
+                              "is the download complete?") from error
+    if isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict):
+        checkpoint = checkpoint["model"]
+    names = list(checkpoint) if isinstance(checkpoint, dict) else []
+    tensors = {str(name)[len(VISION_PREFIX):]: checkpoint[name] for name in names
+               if str(name).startswith(VISION_PREFIX)}
+    if not tensors:
+        raise CheckpointError(f"{path}: holds no tensor named {VISION_PREFIX}*; its first names are "
+                              f"{[str(name) for name in names[:5]]}. {HOW_TO_GET}")
+    return tensors
