@@ -1,0 +1,85 @@
+"""Masks and label maps from `.npy` or `.png`, and masks at another size."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data.errors import DataError
+
+MASK_VALUES = (0, 1, 255)
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """The mask as bool (H, W): true where the file has 1, 255 or True.
+
+    Raises DataError, naming the file, when it cannot be read, is not two-dimensional, or has other values.
+    """
+    values = read_label_map(path)
+    if values.dtype == bool:
+        return values
+    mask = values != 0
+    if not ((values[mask] == 1) | (values[mask] == 255)).all():
+        strange = ", ".join(f"{value:g}" for value in np.setdiff1d(values, MASK_VALUES)[:5])
+        raise DataError(
+            f"{path}: has values such as {strange}; allowed: 0 and 1, or 0 and 255 (a map of probabilities "
+            "must be thresholded first)"
+        )
+    return mask
+
+
+def read_label_map(path: str | Path) -> np.ndarray:
+    """The numbers of a two-dimensional `.npy` or `.png` as they are stored, (H, W).
+
+    A PNG in colour is taken when its channels are equal. Raises DataError, naming the file.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".npy", ".png"):
+        raise DataError(f"{path}: ends in {suffix!r}; allowed: .npy, .png")
+    try:
+        values = _read_npy(path) if suffix == ".npy" else _read_png(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: truncated or not a {suffix} file ({error}); export it again") from error
+    if values.ndim != 2 or values.size == 0:
+        raise DataError(f"{path}: shape {list(values.shape)}; allowed: two dimensions, [H, W]")
+    if values.dtype.kind not in "buif":
+        raise DataError(f"{path}: type {values.dtype}; allowed: bool, integers or floating point")
+    return values
+
+
+def _read_npy(path: str | Path) -> np.ndarray:
+    with open(path, "rb") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _read_png(path: str | Path) -> np.ndarray:
+    # Not cv2.imread: on Windows it cannot open a path with letters outside the system's code page.
+    values = cv2.imdecode(np.frombuffer(Path(path).read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None:
+        raise ValueError("the picture cannot be decoded")
+    if values.ndim == 3:
+        values = values[..., :3]  # without transparency
+        if (values == values[..., :1]).all():
+            values = values[..., 0]
+    return values
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bool (H, W) to bool `size` = (height, width): true where at least half of the new pixel is covered."""
+    return mask_coverage(mask, size) >= 128
+
+
+def mask_coverage(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The share of each new pixel that the bool (H, W) mask covers, as uint8 `size`, 255 = all of it."""
+    return resize_picture(mask.astype(np.uint8) * 255, size)
+
+
+def resize_picture(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W[, C]) to `size` = (height, width): means of areas when shrinking, linear when growing."""
+    if picture.shape[:2] == tuple(size):
+        return picture
+    shrinks = size[0] * size[1] < picture.shape[0] * picture.shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(picture, (size[1], size[0]), interpolation=how)

@@ -1,0 +1,47 @@
+"""Text files as spreadsheets and other computers leave them: encodings, separators, lines."""
+
+import csv
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+from data.errors import DataError
+
+
+class CsvRow(NamedTuple):
+    """One row of a CSV: `line` is its line number in an editor, `cells` has a text for each column it has."""
+
+    line: int
+    cells: dict[str, str]
+    cell_count: int
+
+
+def decode_text(raw: bytes) -> str:
+    """Text as Windows and its spreadsheets write it: UTF-8 with or without mark, UTF-16 with mark, cp1252."""
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw.decode("utf-16")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", errors="replace")
+
+
+def read_csv(path: str | Path) -> tuple[list[str], list[CsvRow]]:
+    """The header and the rows of a CSV with commas, semicolons or tabs; every cell stays text.
+
+    Text, because numbers guessed by a reader lose the zeros of `00123`. Lines without text are passed over.
+    Raises DataError when the file cannot be opened.
+    """
+    try:
+        text = decode_text(Path(path).read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: the CSV cannot be opened ({error})") from error
+    separator = max(",;\t", key=text.split("\n", 1)[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    header = [name.strip() for name in next(reader, [])]
+    rows, line = [], reader.line_num + 1
+    for cells in reader:
+        if any(cell.strip() for cell in cells):
+            rows.append(CsvRow(line, dict(zip(header, cells, strict=False)), len(cells)))
+        line = reader.line_num + 1
+    return header, rows

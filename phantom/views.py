@@ -1,0 +1,82 @@
+"""Usual views of each CASS segment, and C-arm positions drawn from them.
+
+Angles and distances: facts of the field collected in clinical_targets (usual views by site; source-detector
+860-1200 mm, source-patient 720-810 mm, detector pixels 0.18-0.39 mm). Positive: LAO, cranial.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from phantom.carm import CArm
+from phantom.tree import Tree, arc_length
+
+LAD_CRANIAL = ((-10, -5), (35, 45))
+LAD_DIAGONAL = ((30, 45), (25, 35))
+PROXIMAL_LEFT = ((-45, -30), (-40, -30))
+LCX_RAO, LCX_LAO = ((-33, -15), (-41, -25)), ((15, 33), (-41, -25))
+SPIDER = ((40, 50), (-40, -25))
+RCA_LAO, RCA_RAO, LATERAL = ((30, 45), (25, 35)), ((-45, -35), (-3, 3)), ((85, 92), (-3, 3))
+CRUX_LAO, CRUX_AP = ((35, 52), (27, 41)), ((-10, -5), (35, 45))
+USUAL_VIEWS = {
+    11: (((34, 40), (19, 25)), SPIDER), 12: (PROXIMAL_LEFT, SPIDER), 13: (LAD_CRANIAL,),
+    14: (LAD_CRANIAL, LAD_DIAGONAL), 15: (LAD_DIAGONAL,), 16: (LAD_DIAGONAL,),
+    18: (PROXIMAL_LEFT, SPIDER), 19: (LCX_RAO, LCX_LAO), 20: (LCX_RAO, LCX_LAO), 21: (LCX_RAO, LCX_LAO),
+    28: (LCX_RAO, LCX_LAO), 1: (RCA_LAO,), 2: (RCA_RAO, LATERAL), 3: (CRUX_LAO, CRUX_AP), 4: (CRUX_LAO, CRUX_AP),
+}
+SCATTER_DEG = 5.0
+TRIES = 12
+LEAST_VISIBLE_LENGTH = 0.62  # projected by true length of the analysed segment; analysts avoid foreshortened views
+FIELD_AT_ISOCENTRE_MM = (88.0, 120.0)  # left mains of 19-25 px in eight real 512 px frames, 4.5 mm each
+
+
+def draw_carm(tree: Tree, cass_id: int, size_px: int, rng: np.random.Generator) -> CArm:
+    """A C-arm at a usual view of the segment: the least foreshortened of a few draws, the tree panned into the frame."""
+    best, best_length = None, -1.0
+    for _ in range(TRIES):
+        carm = _draw_position(tree, cass_id, size_px, rng)
+        length = visible_length(tree, cass_id, carm)
+        if length > best_length:
+            best, best_length = carm, length
+        if length >= LEAST_VISIBLE_LENGTH:
+            break
+    return _pan(best, tree, cass_id, rng)
+
+
+def visible_length(tree: Tree, cass_id: int, carm: CArm) -> float:
+    """Projected length of a segment by its true length, 1 where it lies parallel to the detector."""
+    own = tree.segment(cass_id)
+    image, px_per_mm = carm.project(tree.center_mm[own])
+    line = np.zeros(len(own), int)
+    return arc_length(image, line)[-1] / px_per_mm.mean() / arc_length(tree.center_mm[own], line)[-1]
+
+
+def _draw_position(tree: Tree, cass_id: int, size_px: int, rng: np.random.Generator) -> CArm:
+    views = USUAL_VIEWS[cass_id]
+    (low_a, high_a), (low_b, high_b) = views[rng.integers(len(views))]
+    primary = rng.uniform(low_a, high_a) + rng.normal(0, SCATTER_DEG / 2)
+    secondary = rng.uniform(low_b, high_b) + rng.normal(0, SCATTER_DEG / 2)
+    sid, sod = rng.uniform(900, 1150), rng.uniform(730, 800)
+    carm = CArm(round(float(primary), 1), round(float(secondary), 1), sid, sod, 1.0, size_px)
+    large = tree.center_mm[tree.healthy_mm > 1.2] @ carm.axes()[:2].T
+    extent_mm = (np.percentile(large, 97, axis=0) - np.percentile(large, 3, axis=0)).max()
+    field_mm = np.clip(extent_mm * rng.uniform(0.95, 1.35), *FIELD_AT_ISOCENTRE_MM)
+    return replace(carm, spacing_mm=float(field_mm * sid / sod / size_px), isocentre_mm=tuple(rng.normal(0, 5, 3)))
+
+
+def _pan(carm: CArm, tree: Tree, cass_id: int, rng: np.random.Generator) -> CArm:
+    """Centre the larger vessels with an operator's scatter, then make sure that the analysed segment is inside."""
+    large, _ = carm.project(tree.center_mm[tree.healthy_mm > 1.2])
+    middle = (np.percentile(large, 3, axis=0) + np.percentile(large, 97, axis=0)) / 2
+    target = carm.size_px * (0.5 + rng.normal(0, 0.035, 2))
+    carm = carm.panned(target - middle)
+    for wanted in (tree.center_mm[:1], tree.center_mm[tree.segment(cass_id)]):
+        carm = carm.panned(_inward(carm, wanted, rng.uniform(0.07, 0.15) * carm.size_px))
+    return carm
+
+
+def _inward(carm: CArm, points_mm: np.ndarray, margin_px: float) -> np.ndarray:
+    """Shift in px that brings points into the frame."""
+    image, _ = carm.project(points_mm)
+    return np.maximum(margin_px - image.min(axis=0), 0) - np.maximum(image.max(axis=0) - (carm.size_px - margin_px), 0)

@@ -1,0 +1,214 @@
+"""Draw the coronary vessels of angiograms: cine, picture or DICOM in, masks, overlays and JSON out.
+
+    python predict.py angiogram.png
+    python predict.py IM1.dcm IM2.dcm --out outputs/predict
+    python predict.py cine.npy --frame 31 --primary-angle -30 --secondary-angle 25
+    python predict.py a_folder/ --threshold 0.4
+    python predict.py --data-csv outputs/phantom/dataset.csv --split val --limit 12
+
+An input is a .npy cine ([frames, H, W, 3] or [frames, H, W]), a PNG or JPEG, a multi-frame DICOM (JPEG Lossless
+too), or a folder of these. Of a cine the frame best filled with contrast is read, unless --frame says which. View
+angles come from the flags, else from the DICOM header or the CSV, else they are unknown, which the model knows.
+
+For each input NAME: NAME_mask.png (0 or 255), NAME_probability.png (16 bits: 0 ... 65535 for 0 ... 1),
+NAME_overlay.png, NAME.json; and for all together predictions.png. A file that cannot be read is listed at the
+end, the others are done, and the exit code is 1. Not a medical device: for research only.
+"""
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from data.errors import DataError
+from data.frame_choice import choose_frame
+from data.frame_source import FrameSource, is_frame_file, open_frames
+from data.masks import read_mask, resize_mask
+from data.schema import load_table
+from models.deepsa_model import load_deepsa_model
+from utils.arguments import HelpFormatter, add_data_arguments, add_device_argument, choose_device, parse_path_maps
+from utils.cases import choose_cases
+from utils.checkpoint import CheckpointError
+from utils.drawing import ORANGE, mask_overlay, save_gallery, thumbnail
+from utils.metrics import dice
+from utils.prediction import predict_vessels
+from utils.prediction_report import (VESSEL_LEGEND, Prediction, caption, describe_checkpoint, describe_software,
+                                     prediction_record, write_prediction)
+
+ROOT = Path(__file__).resolve().parent
+SHIPPED_CHECKPOINT = ROOT / "checkpoints" / "phase1_deepsa_tiny.pth"
+TTA_SCALES = (1.0, 0.9, 1.1)
+CONTACT_SHEET_LIMIT = 48        # more would make a picture that no viewer opens gladly
+CONTACT_SHEET_INPUTS_PER_ROW = 2
+INPUT_ERRORS = (DataError, OSError, ValueError, RuntimeError, cv2.error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One frame to predict: frame_index None = choose it; view_deg overrides the file's where it is not nan."""
+    name: str
+    path: Path
+    frame_index: int | None
+    view_deg: tuple[float, float]
+    view_source: str
+    labels: dict[str, str]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="cine, picture, DICOM, or a folder")
+    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_CHECKPOINT, help="weights of stage 1")
+    parser.add_argument("--out", type=Path, default=Path("outputs/predict"), help="folder to write to")
+    parser.add_argument("--frame", type=int, default=None, help="frame to read, 0-based; without it, chosen")
+    parser.add_argument("--primary-angle", type=float, default=math.nan, help="degrees, LAO positive, RAO negative")
+    parser.add_argument("--secondary-angle", type=float, default=math.nan,
+                        help="degrees, cranial positive, caudal negative")
+    parser.add_argument("--threshold", type=float, default=0.5, help="probability from which a pixel is vessel")
+    parser.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False,
+                        help=f"average over the magnifications {TTA_SCALES}: slower, smoother")
+    add_device_argument(parser)
+    add_data_arguments(parser, required=False)
+    parser.add_argument("--split", choices=("train", "val", "all"), default="val", help="rows of --data-csv to take")
+    parser.add_argument("--limit", type=int, default=24, help="rows of --data-csv at most, spread over patients")
+    return parser
+
+
+def expand_inputs(inputs: Sequence[Path]) -> list[Path]:
+    """Return the files among and inside the inputs; a folder gives its readable files, sorted, not deeper."""
+    files = []
+    for path in inputs:
+        inside = path.iterdir() if path.is_dir() else []
+        files += sorted(file for file in inside if file.is_file() and is_frame_file(file)) if path.is_dir() else [path]
+    return files
+
+
+def file_jobs(args: argparse.Namespace) -> list[Job]:
+    """Return one job per file; files of the same stem are told apart by a number."""
+    view_deg, jobs, taken = (args.primary_angle, args.secondary_angle), [], {}
+    for path in expand_inputs(args.inputs):
+        taken[path.stem] = taken.get(path.stem, 0) + 1
+        name = path.stem if taken[path.stem] == 1 else f"{path.stem}_{taken[path.stem]}"
+        jobs.append(Job(name=name, path=path, frame_index=args.frame, view_deg=view_deg,
+                        view_source="command line", labels={}))
+    return jobs
+
+
+def row_jobs(args: argparse.Namespace) -> list[Job]:
+    """Return a job for each chosen row of the CSV, at the analyst's frame."""
+    split = None if args.split == "all" else args.split
+    table = load_table(args.data_csv, args.data_root, parse_path_maps(args.path_map), split)
+    return [_row_job(table.iloc[position]) for position in choose_cases(table, args.limit)]
+
+
+def _row_job(row: pd.Series) -> Job:
+    labels = {"dice_deepsa": row.get("deepsa_pseudo_label_path"), "dice_truth": row.get("true_vessel_mask_path")}
+    path, frame_index = Path(row["cine_path"]), int(row["frame_index"])
+    return Job(name=f"{row['patient_id']}_{path.stem}_f{frame_index:03d}", path=path, frame_index=frame_index,
+               view_deg=(float(row["primary_angle"]), float(row["secondary_angle"])), view_source="data set",
+               labels={name: label for name, label in labels.items() if isinstance(label, str) and label})
+
+
+def merge_view(job: Job, source: FrameSource) -> tuple[tuple[float, float], str]:
+    """Return the job's angles, filled from the file where the job has none, and where they come from."""
+    given = [not math.isnan(angle_deg) for angle_deg in job.view_deg]
+    view_deg = tuple(mine if is_given else own for mine, own, is_given in zip(job.view_deg, source.view_deg, given))
+    if all(given):
+        return view_deg, job.view_source
+    if any(given):
+        return view_deg, f"{job.view_source}, the other angle: {source.view_source}"
+    return view_deg, source.view_source if job.view_source == "command line" else f"none in the {job.view_source}"
+
+
+def predict_job(job: Job, args: argparse.Namespace, predict) -> Prediction:
+    """Read, choose the frame, predict. predict: (frame, view_deg=) to probability float32 (H, W)."""
+    source = open_frames(job.path)
+    frame_index, reason = job.frame_index, "given"
+    if frame_index is None:
+        choice = choose_frame(source.read, source.frames, progress=True)
+        frame_index, reason = choice.frame_index, choice.reason
+    frame = source.read(frame_index)
+    view_deg, view_source = merge_view(job, source)
+    probability = predict(frame=frame, view_deg=view_deg)
+    mask = probability >= args.threshold
+    scores = {name: dice(mask, resize_mask(read_mask(path), mask.shape)) for name, path in job.labels.items()}
+    return Prediction(name=job.name, source=source, frame_index=frame_index, frame_reason=reason, frame=frame,
+                      view_deg=view_deg, view_source=view_source, probability=probability, mask=mask,
+                      threshold=args.threshold, scores=scores)
+
+
+def contact_sheet(path: Path, pairs: list[tuple[np.ndarray, np.ndarray, str, str]]) -> None:
+    """Draw (frame, overlay, name, caption) of every input, two inputs in a row of pictures."""
+    shown, width = pairs[:CONTACT_SHEET_LIMIT], min(CONTACT_SHEET_INPUTS_PER_ROW, len(pairs))
+    rows, captions = [], []
+    for start in range(0, len(shown), width):
+        group = shown[start:start + width]
+        blank = [None] * (2 * (width - len(group)))
+        rows.append([picture for frame, overlay, _, _ in group for picture in (frame, overlay)] + blank)
+        captions.append([text for _, _, name, found in group for text in (name, found)] + [""] * len(blank))
+    title = f"{len(pairs)} predictions" + (f", the first {len(shown)} shown" if len(pairs) > len(shown) else "")
+    save_gallery(path, rows, ["frame", "vessels"] * width, [""] * len(rows), title=title, captions=captions,
+                 legend=VESSEL_LEGEND, cell_inches=3.6)
+
+
+def predict_all(jobs: Sequence[Job], args: argparse.Namespace) -> tuple[list[dict], list[str]]:
+    """Predict every job and write its files; return the records and, for what failed, `name: why`."""
+    device = choose_device(args.device)
+    model, checkpoint = load_deepsa_model(args.checkpoint, device)
+    predict = partial(predict_vessels, model, image_size=checkpoint["config"]["image_size"], device=device,
+                      scales=TTA_SCALES if args.tta else (1.0,))
+    described, software = describe_checkpoint(args.checkpoint, checkpoint), describe_software()
+    records, pairs, failures = [], [], []
+    for job in tqdm(jobs, desc="predicting", unit="frame"):
+        try:
+            prediction = predict_job(job, args, predict)
+            records.append(prediction_record(prediction, described, software))
+            write_prediction(args.out, prediction, records[-1])
+        except INPUT_ERRORS as error:
+            failures.append(f"{job.path}: {type(error).__name__}: {error}")
+            continue
+        overlay = mask_overlay(prediction.frame, prediction.mask, ORANGE)
+        pairs.append((thumbnail(prediction.frame), thumbnail(overlay), job.name, caption(prediction)))
+    if pairs:
+        contact_sheet(args.out / "predictions.png", pairs)
+    return records, failures
+
+
+def print_summary(records: Sequence[dict], failures: Sequence[str], out: Path) -> None:
+    """Say what was found, the mean Dice where there were labels, and what could not be read."""
+    for name in ("dice_deepsa", "dice_truth"):
+        values = [record["scores"][name] for record in records if name in record["scores"]]
+        if values:
+            print(f"mean {name} over {len(values)} frames: {np.mean(values):.4f}")
+    sheet = f"; all in one picture: {out / 'predictions.png'}" if records else ""
+    print(f"{len(records)} predictions in {out}{sheet}")
+    if failures:
+        print(f"{len(failures)} inputs could not be predicted:", *failures, sep="\n  ", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    if bool(args.inputs) == bool(args.data_csv):
+        print("give inputs or --data-csv, one of the two; see --help", file=sys.stderr)
+        return 2
+    try:
+        jobs = row_jobs(args) if args.data_csv else file_jobs(args)
+        if not jobs:
+            raise DataError(f"no cine, picture or DICOM among or in {', '.join(map(str, args.inputs))}")
+        records, failures = predict_all(jobs, args)
+    except (DataError, CheckpointError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print_summary(records, failures, args.out)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Checkpoints: plain, whole or not there at all, and refused loudly."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from utils.checkpoint import FORMAT, CheckpointError, load_checkpoint, load_weights, save_checkpoint
+from utils.files import save_figure_atomic, write_bytes_atomic, write_text_atomic
+
+
+def minimal(**changes):
+    entries = {"stage": "s", "epoch": 1, "global_step": 2, "model": {"w": torch.arange(3.0)}, "config": {}}
+    return {**entries, **changes}
+
+
+def test_round_trip_turns_paths_and_numpy_into_plain_values(tmp_path):
+    path = tmp_path / "ü folder" / "a.pth"
+    config = {"folder": Path("x") / "y", "size": np.int64(3), "lr": np.float32(0.5), "pair": (1, [2.5, None, True])}
+    save_checkpoint(path, minimal(config=config, array=np.arange(4)))
+    loaded = load_checkpoint(path)
+    assert loaded["config"] == {"folder": str(Path("x") / "y"), "size": 3, "lr": 0.5, "pair": (1, [2.5, None, True])}
+    assert loaded["format"] == FORMAT and torch.equal(loaded["array"], torch.arange(4))
+    assert torch.load(path, weights_only=True).keys() == loaded.keys()
+
+
+def test_a_value_that_would_need_pickle_is_refused_by_name(tmp_path):
+    with pytest.raises(TypeError, match=r"checkpoint\['config'\]\['model'\] is a Linear"):
+        save_checkpoint(tmp_path / "a.pth", minimal(config={"model": torch.nn.Linear(1, 1)}))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_a_truncated_file_is_refused_with_advice(tmp_path, keep):
+    path = tmp_path / "a.pth"
+    save_checkpoint(path, minimal())
+    data = path.read_bytes()
+    path.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
+    with pytest.raises(CheckpointError, match=r"a\.pth: cannot be read as a checkpoint.*--init-from"):
+        load_checkpoint(path)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    torch.save(minimal(format=1, extra=Evil()), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(tmp_path / "a.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        load_checkpoint(tmp_path / "absent.pth")
+    torch.save({"detector.w": torch.zeros(1)}, tmp_path / "sam3.pt")
+    with pytest.raises(CheckpointError, match="--sam3-checkpoint"):
+        load_checkpoint(tmp_path / "sam3.pt")
+    save_checkpoint(tmp_path / "new.pth", minimal(format=FORMAT + 1))
+    with pytest.raises(CheckpointError, match=f"format {FORMAT + 1}.*Update"):
+        load_checkpoint(tmp_path / "new.pth")
+
+
+def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = {"0.weight": torch.zeros(3, 2), "0.bias": torch.zeros(4), "1.weight": torch.zeros(1, 3), "old.b": torch.zeros(1)}
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(model, state, source="x.pth")
+    text = str(caught.value)
+    assert "missing (1):\n    1.bias" in text and "unexpected (1):\n    old.b" in text
+    assert "0.bias: (4,) in the file, (3,) in the model" in text
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_buffers_of_the_image_size_keep_the_models_own_values():
+    class Block(torch.nn.Module):
+        def __init__(self, size):
+            super().__init__()
+            self.linear = torch.nn.Linear(1, 1)
+            self.register_buffer("freqs_cis", torch.ones(size, dtype=torch.complex64))
+
+    model = Block(5)
+    load_weights(model, Block(3).state_dict(), source="x.pth")
+    assert model.freqs_cis.shape == (5,)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a POSIX matter")
+def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(tmp_path):
+    import resource
+
+    path = tmp_path / "a.pth"
+    save_checkpoint(path, minimal(epoch=7))
+    old_limit, old_handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old_limit[1]))
+    try:
+        with pytest.raises(OSError, match=r"could not write .*a\.pth.*MiB are free.*is intact"):
+            save_checkpoint(path, minimal(epoch=8, model={"w": torch.zeros(1_000_000)}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
+        signal.signal(signal.SIGXFSZ, old_handler)
+    assert load_checkpoint(path)["epoch"] == 7
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_a_target_that_another_process_holds_is_tried_again(tmp_path, monkeypatch):
+    refusals, real_replace = [PermissionError(13, "in use")] * 2, os.replace
+
+    def replace(source, target):
+        if refusals:
+            raise refusals.pop()
+        real_replace(source, target)
+
+    monkeypatch.setattr("utils.files.os.replace", replace)
+    monkeypatch.setattr("utils.files.REPLACE_WAIT_S", 0)
+    write_text_atomic(tmp_path / "a.txt", "grüße")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "grüße"
+
+
+def test_what_a_killed_process_left_is_overwritten(tmp_path):
+    (tmp_path / ".a.bin.tmp").write_bytes(b"half")
+    write_bytes_atomic(tmp_path / "a.bin", b"whole")
+    assert (tmp_path / "a.bin").read_bytes() == b"whole"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_figure_is_written_in_the_format_of_its_name(tmp_path):
+    from matplotlib.figure import Figure
+
+    save_figure_atomic(Figure(figsize=(1, 1)), tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,199 @@
+"""A run that was cut off and resumed ends with the same bits as one that was not."""
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from tests.csv_fixture import write_tiny_dataset
+from tests.tiny_training import STAGE, compute_loss, options, run, score_batch
+from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from utils.distributed import Ranks
+from utils.history import TIME_FIELDS, read_history
+from utils.run_files import RunFiles
+
+SIZE = dict(rows=7, epochs=3, batch_size=2, accum_steps=2, save_every=1)
+PASSES = 3 * 4  # forward passes of such a run
+
+
+class PowerCut(Exception):
+    """Stands for SIGKILL where a process of its own would only cost time: nothing of the run survives but its files."""
+
+
+def after(count, function):
+    """`function`, which fails in call number `count`."""
+    calls = iter(range(1, 10**6))
+
+    def call(*arguments):
+        if next(calls) == count:
+            raise PowerCut
+        return function(*arguments)
+
+    return call
+
+
+def outcome(folder, stage=STAGE):
+    """Everything that two equal runs share: weights, optimizer state, random numbers, best, history without times."""
+    files = RunFiles(folder, stage)
+    latest, best = load_checkpoint(files.latest), load_checkpoint(files.best)
+    history = [{k: v for k, v in line.items() if k not in TIME_FIELDS} for line in read_history(files.history)]
+    for line in latest["progress"]["history"]:
+        for name in TIME_FIELDS:
+            line.pop(name)
+    latest["config"].pop("command", None)
+    keys = ("model", "optimizer", "scheduler", "rng", "sampler", "progress", "metrics", "epoch", "global_step")
+    return {"latest": {key: latest[key] for key in keys}, "best": best["model"], "history": history}
+
+
+def assert_equal(one, other, where="run"):
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_equal(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_equal(*pair, f"{where}[{index}]")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    run(Ranks(), options(folder=folder, **SIZE))
+    return outcome(folder)
+
+
+@pytest.mark.parametrize("number", range(1, PASSES + 1))
+def test_cut_off_in_any_forward_pass(tmp_path, unbroken, number):
+    with pytest.raises(PowerCut):
+        run(Ranks(), options(folder=tmp_path, **SIZE), loss=after(number, compute_loss))
+    torch.manual_seed(99)
+    run(Ranks(), options(folder=tmp_path, resume=True, **SIZE))
+    assert_equal(outcome(tmp_path), unbroken)
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_cut_off_in_validation(tmp_path, unbroken, number):
+    with pytest.raises(PowerCut):
+        run(Ranks(), options(folder=tmp_path, **SIZE), score=after(number, score_batch))
+    run(Ranks(), options(folder=tmp_path, resume=True, **SIZE))
+    assert_equal(outcome(tmp_path), unbroken)
+
+
+@pytest.mark.parametrize("number", [1, 3, 5, 8, 12])
+def test_cut_off_before_any_file_takes_its_name(tmp_path, unbroken, monkeypatch, number):
+    from utils import files
+
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(files, "replace_with_retries", after(number, files.replace_with_retries))
+        run(Ranks(), options(folder=tmp_path, **SIZE))
+    run(Ranks(), options(folder=tmp_path, resume=True, **SIZE))
+    assert_equal(outcome(tmp_path), unbroken)
+
+
+def test_cut_off_again_and_again(tmp_path, unbroken):
+    for number in (3, 2, 4, 1, 5):
+        with pytest.raises(PowerCut):
+            run(Ranks(), options(folder=tmp_path, resume=True, **SIZE), loss=after(number, compute_loss))
+    run(Ranks(), options(folder=tmp_path, resume=True, **SIZE))
+    assert_equal(outcome(tmp_path), unbroken)
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path, unbroken):
+    for resume in (False, True):
+        run(Ranks(), options(folder=tmp_path, resume=resume, **SIZE))
+    assert_equal(outcome(tmp_path), unbroken)
+
+
+def test_other_settings_are_refused_with_both_values(tmp_path):
+    run(Ranks(), options(folder=tmp_path, rows=4, epochs=1))
+    with pytest.raises(CheckpointError, match=r"--lr: saved 0\.01, given 0\.5"):
+        run(Ranks(), options(folder=tmp_path, rows=4, epochs=1, lr=0.5, resume=True))
+
+
+def test_other_numbers_of_ranks_go_on_and_it_is_said(tmp_path):
+    from tests.tiny_training import build_run
+
+    run(Ranks(), options(folder=tmp_path, **{**SIZE, "epochs": 1}))
+    state, _, files = build_run(Ranks(rank=0, world_size=1), options(folder=tmp_path, **{**SIZE, "batch_size": 1}))
+    notes = state.restore(load_checkpoint(files.latest), Ranks(), source="x")
+    assert "batch size 2 -> 1" in notes and "epochs 1 -> 3" in notes
+    assert state.scheduler.last_epoch == state.sampler.steps_per_epoch  # one epoch is done, in steps of the new size
+
+
+def test_checkpoints_that_cannot_be_resumed_say_why(tmp_path):
+    run(Ranks(), options(folder=tmp_path, rows=4, epochs=1))
+    files = RunFiles(tmp_path, STAGE)
+    checkpoint = load_checkpoint(files.latest)
+    files.latest.write_bytes(files.best.read_bytes())
+    with pytest.raises(CheckpointError, match="weights only.*--init-from"):
+        run(Ranks(), options(folder=tmp_path, rows=4, epochs=1, resume=True))
+    save_checkpoint(files.latest, {**checkpoint, "stage": "phase9"})
+    with pytest.raises(CheckpointError, match="stage 'phase9', not of 'tiny'"):
+        run(Ranks(), options(folder=tmp_path, rows=4, epochs=1, resume=True))
+    files.latest.write_bytes(files.latest.read_bytes()[:-500])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        run(Ranks(), options(folder=tmp_path, rows=4, epochs=1, resume=True))
+
+
+def start(command):
+    return subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(command):
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def test_a_real_kill_on_two_ranks(tmp_path):
+    def command(folder, *more):
+        return ["-m", "tests.tiny_training", "--folder", folder, "--world-size", 2, "--rows", 11, "--epochs", 2, *more]
+
+    process = start(command(tmp_path / "killed", "--step-seconds", 0.05))
+    for line in process.stdout:
+        if "pass 4" in line:
+            break
+    process.kill()
+    process.wait()
+    process.stdout.read()  # ends when the last rank has gone with its parent
+    finish(command(tmp_path / "killed", "--resume"))
+    finish(command(tmp_path / "whole"))
+    assert_equal(outcome(tmp_path / "killed"), outcome(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_ten_kills_at_random_moments_of_the_real_script(tmp_path, world_size):
+    """SIGKILL the real script ten times; between kills it must get at least one save further than its start."""
+    csv_path = write_tiny_dataset(tmp_path / "data", patients=5, rows_per_patient=2)
+
+    def command(folder):
+        return ["train_stage1_deepsa.py", "--data-csv", csv_path, "--backbone", "sam3-tiny", "--epochs", 3,
+                "--batch-size", 1, "--accum-steps", 2, "--save-every", 1, "--world-size", world_size,
+                "--device", "cpu", "--checkpoint-dir", folder, "--resume"]
+
+    finish(command(tmp_path / "whole"))
+    moments = random.Random(7)
+    for _ in range(10):
+        process = start(command(tmp_path / "killed"))
+        for line in process.stdout:
+            if line.startswith("training:"):  # imports are over; from here on every moment is fair
+                break
+        timer = threading.Timer(moments.uniform(0.0, 6.0), process.kill)
+        timer.start()
+        process.stdout.read()
+        process.wait()
+        timer.cancel()
+    finish(command(tmp_path / "killed"))
+    stage = "phase1_deepsa"
+    assert_equal(outcome(tmp_path / "killed", stage), outcome(tmp_path / "whole", stage))

@@ -1,0 +1,257 @@
+"""Stage 1: SAM 3 learns to segment coronary vessels from DeepSA pseudo-labels.
+
+    python train_stage1_deepsa.py --data-csv data.csv --sam3-checkpoint sam3.pt           # the mission's run: GPUs, 1008 px
+    python train_stage1_deepsa.py --data-csv data.csv --backbone sam3-tiny --epochs 5     # on a CPU
+    python train_stage1_deepsa.py --data-csv data.csv --backbone sam3-tiny --dry-run      # does everything work? 2 steps
+    python train_stage1_deepsa.py ... --resume                                            # go on from the very step
+    python train_stage1_deepsa.py ... --eval-only --init-from checkpoints/phase1_deepsa_best.pth --eval-split val
+    torchrun --nproc-per-node 2 train_stage1_deepsa.py ...                                # as torchrun says
+
+Ctrl-C or SIGTERM saves at the next step and leaves. In --checkpoint-dir: phase1_deepsa_latest.pth (to go on),
+_best.pth (best validation Dice against the labels), _history.jsonl, _curves.png, _metrics.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from data.dataset import AngiogramDataset, collate
+from data.schema import load_table, select_split
+from engine import DRY_RUN_BATCHES, evaluate, train_one_epoch
+from models.deepsa_model import build_deepsa_model
+from utils.arguments import (
+    HelpFormatter,
+    add_data_arguments,
+    add_model_arguments,
+    add_training_arguments,
+    choose_amp,
+    choose_device,
+    choose_image_size,
+    choose_num_workers,
+    parse_path_maps,
+)
+from utils.checkpoint import CheckpointError, load_checkpoint, load_weights
+from utils.distributed import Ranks, launch, wrap_model
+from utils.entry import clean_exit, command_line, describe_start
+from utils.interrupt import StopRequest
+from utils.loader import build_loader
+from utils.losses import bce_loss, soft_dice_loss
+from utils.metrics import dice, format_summary, mask_scores, summarise_records
+from utils.run_files import RunFiles
+from utils.sampler import EvaluationSampler, TrainingSampler
+from utils.training_state import TrainingState, build_optimizer, build_schedule
+
+STAGE = "phase1_deepsa"
+CLASSES = ("vessel",)
+MASTER_PORT = 12355
+BCE_WEIGHT, DICE_WEIGHT = 0.5, 0.5
+BEST_METRIC = "dice_deepsa"
+CURVES = {
+    "loss": ("train_loss", "val_loss"),
+    "Dice against DeepSA": ("train_dice", "val_dice_deepsa"),
+    "Dice against truth": ("val_dice_truth", "val_deepsa_dice_truth"),
+    "learning rate": ("lr",),
+}
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    add_data_arguments(parser)
+    add_model_arguments(parser)
+    add_training_arguments(parser, epochs=50, batch_size=4, lr=1e-4, backbone_lr_scale=0.1, master_port=MASTER_PORT)
+    args = parser.parse_args(arguments)
+    args.image_size = choose_image_size(args.backbone, args.image_size)
+    if args.eval_only and args.init_from is None:
+        parser.error("--eval-only needs --init-from, the checkpoint to validate")
+    return args
+
+
+def build_data(args: argparse.Namespace) -> dict:
+    """Check the whole CSV; the tables that this run needs, by split: train and val, or --eval-split as val."""
+    shows_progress = int(os.environ.get("RANK", 0)) == 0
+    table = load_table(args.data_csv, args.data_root, parse_path_maps(args.path_map), progress=shows_progress)
+    if args.eval_only:
+        return {"val": table if args.eval_split == "all" else select_split(table, args.eval_split)}
+    return {split: select_split(table, split) for split in ("train", "val")}
+
+
+def build_loaders(args: argparse.Namespace, tables: dict, ranks: Ranks, device: torch.device) -> dict:
+    """A DataLoader for each table: augmented and resumable for training, with masks at frame size for validation."""
+    deal = dict(batch_size=args.batch_size, rank=ranks.rank, world_size=ranks.world_size)
+    limit = DRY_RUN_BATCHES if args.dry_run else None
+    loaders = {}
+    for split, table in tables.items():
+        if split == "train":
+            dataset = AngiogramDataset(table, image_size=args.image_size, augment=args.augment, seed=args.seed)
+            sampler = TrainingSampler(len(table), accum_steps=args.accum_steps, seed=args.seed, **deal)
+        else:
+            dataset = AngiogramDataset(table, image_size=args.image_size, frame_masks=True)
+            sampler = EvaluationSampler(len(table), limit=limit, **deal)
+        loaders[split] = build_loader(
+            dataset, sampler, collate=collate, describe=functools.partial(describe_row, table), device=device,
+            num_workers=choose_num_workers(args.num_workers, ranks.world_size),
+        )
+    return loaders
+
+
+def describe_row(table, index: int) -> str:
+    """Row `index` of a table in words: line of the CSV, cine and frame."""
+    row = table.iloc[index]
+    return f"CSV row {row['csv_line']} (patient {row['patient_id']}, {row['cine_path']}, frame {row['frame_index']})"
+
+
+def build_model(args: argparse.Namespace) -> tuple[torch.nn.Module, dict | None]:
+    """The model with its first weights, and what they came from (None: not from a checkpoint of this project)."""
+    source = args.init_from
+    model = build_deepsa_model(
+        backbone=args.backbone, image_size=args.image_size, use_view=args.use_view,
+        sam3_checkpoint=args.sam3_checkpoint, random_init=args.random_init or source is not None,
+    )
+    if source is None:
+        return model, None
+    checkpoint = load_checkpoint(source)
+    if checkpoint["stage"] != STAGE:
+        raise CheckpointError(f"{source}: of stage {checkpoint['stage']!r}; stage 1 starts from {STAGE!r} or from SAM 3")
+    load_weights(model, checkpoint["model"], source=source)
+    return model, {"path": str(source), **{key: checkpoint[key] for key in ("stage", "epoch", "global_step")}}
+
+
+def compute_loss(model: torch.nn.Module, batch: dict) -> dict[str, torch.Tensor]:
+    """Per-sample losses (B,): `loss` = 0.5 BCE + 0.5 Dice, its parts, and the soft `dice` that they leave."""
+    vessel_logits = model(batch["image"], batch["view_deg"])
+    return vessel_losses(vessel_logits, batch["deepsa_mask"])
+
+
+def vessel_losses(vessel_logits: torch.Tensor, vessel_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Losses (B,) of logits (B, 1, H, W) against a mask (B, 1, H, W) of 0 and 1; in float32, whatever the logits are."""
+    bce, dice_loss = bce_loss(vessel_logits, vessel_mask), soft_dice_loss(vessel_logits, vessel_mask)
+    loss = BCE_WEIGHT * bce + DICE_WEIGHT * dice_loss
+    return {"loss": loss, "bce": bce.detach(), "dice": 1 - dice_loss.detach()}
+
+
+def score_batch(model: torch.nn.Module, batch: dict) -> list[dict[str, float]]:
+    """One record a frame, scored at the frame's own size against DeepSA's label and, where there is one, the truth."""
+    vessel_logits = model(batch["image"], batch["view_deg"]).float()
+    losses = vessel_losses(vessel_logits, batch["deepsa_mask"])["loss"].tolist()
+    truths = batch.get("frame_truth_mask", [None] * len(losses))
+    records = []
+    for index, (loss, label, truth) in enumerate(zip(losses, batch["frame_deepsa_mask"], truths, strict=True)):
+        prediction = mask_at_frame_size(vessel_logits[index], label.shape)
+        record = {"row": int(batch["row"][index]), "loss": loss, **mask_scores(prediction, label, "deepsa")}
+        if truth is not None:
+            record |= mask_scores(prediction, truth, "truth") | {"deepsa_dice_truth": dice(label, truth)}
+        records.append(record)
+    return records
+
+
+def mask_at_frame_size(vessel_logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Logits (1, S, S) resized to the frame's (H, W), pixel centres as cv2 put them, and cut at probability 0.5: bool."""
+    resized = F.interpolate(vessel_logits[None], size=size, mode="bilinear", align_corners=False, antialias=True)
+    return (resized[0, 0] > 0).cpu().numpy()
+
+
+def run(ranks: Ranks, args: argparse.Namespace, tables: dict) -> None:
+    """Train, or only validate, as one of `ranks`."""
+    device = choose_device(args.device, ranks.local_rank)
+    amp, amp_reason = choose_amp(args.amp, device)
+    files = RunFiles(args.checkpoint_dir, STAGE)
+    torch.manual_seed(args.seed)
+    with StopRequest(announce=ranks.is_main) as stop:
+        model, parent = build_model(args)
+        model.to(device)
+        loaders = build_loaders(args, tables, ranks, device)
+        setting = dict(ranks=ranks, device=device, amp=amp, stop=stop)
+        if args.eval_only:
+            validate_only(model, loaders["val"], tables["val"], files, setting)
+            return
+        sampler = loaders["train"].batch_sampler
+        groups = model.parameter_groups(
+            lr=args.lr, backbone_lr_scale=args.backbone_lr_scale, weight_decay=args.weight_decay
+        )
+        optimizer = build_optimizer(groups, device)
+        steps = args.epochs * sampler.steps_per_epoch
+        state = TrainingState(
+            stage=STAGE, model=wrap_model(model, ranks, device), optimizer=optimizer, sampler=sampler,
+            scheduler=build_schedule(optimizer, steps=steps, warmup_steps=args.warmup_steps),
+            config={**vars(args), "amp": amp, "command": command_line()}, classes=CLASSES, parent=parent,
+        )
+        torch.manual_seed(args.seed + 1 + ranks.rank)  # ranks must not drop the same paths
+        say = print if ranks.is_main else lambda *_, **__: None
+        say(describe_start(state, ranks, device, amp, amp_reason, tables, args.epochs), flush=True)
+        if args.resume:
+            say(resume(state, files, ranks), flush=True)
+        if state.progress.epoch >= args.epochs:
+            say(f"all {args.epochs} epochs are done; give more --epochs to train on", flush=True)
+        train(args, state, loaders, tables, files, setting, say)
+
+
+def resume(state: TrainingState, files: RunFiles, ranks: Ranks) -> str:
+    """Go on from the latest checkpoint if there is one; returns what happened, in words."""
+    if not files.latest.exists():
+        return f"--resume: {files.latest} does not exist yet; starting from the beginning"
+    notes = state.restore(load_checkpoint(files.latest), ranks, source=str(files.latest))
+    progress = state.progress
+    where = f"going on from {files.latest}: epoch {progress.epoch + 1}, {progress.samples_done} of its samples done"
+    return where + (f"\nnot as it was, so it will not end with the same bits: {'; '.join(notes)}" if notes else "")
+
+
+def train(args, state: TrainingState, loaders: dict, tables: dict, files: RunFiles, setting: dict, say) -> None:
+    """Epochs of training and validation, each leaving its files; a dry run leaves none and stops after two batches."""
+    ranks = setting["ranks"]
+    save = None if args.dry_run else functools.partial(files.save_latest, state, ranks)
+    while state.progress.epoch < args.epochs:
+        train_one_epoch(
+            state, loaders["train"], compute_loss, clip=args.clip, save=save, save_every=args.save_every,
+            max_steps=DRY_RUN_BATCHES if args.dry_run else None,
+            describe=functools.partial(describe_row, tables["train"]), **setting,
+        )
+        number = state.progress.epoch + 1
+        metrics = None
+        if number % args.eval_every == 0 or number == args.epochs or args.dry_run:
+            records = evaluate(state.model, loaders["val"], score_batch, save=save, **setting)
+            metrics = summarise_records(records, tables["val"]["patient_id"].iloc[[record["row"] for record in records]])
+        is_best = state.finish_epoch(metrics, best_metric=BEST_METRIC)
+        say(describe_epoch(state, is_best), flush=True)
+        if args.dry_run:
+            say("dry run: training and validation work; nothing was written", flush=True)
+            return
+        files.save_epoch(state, ranks, is_best=is_best, panels=CURVES)
+
+
+def describe_epoch(state: TrainingState, is_best: bool) -> str:
+    """One line of the epoch that has just been finished."""
+    line = state.progress.history[-1]
+    shown = ("train_loss", "train_dice", "val_loss", "val_dice_deepsa", "val_dice_truth", "val_deepsa_dice_truth")
+    values = "  ".join(f"{name} {line[name]:.4f}" for name in shown if name in line)
+    return f"epoch {line['epoch']}: {values}{'  (best so far)' if is_best else ''}"
+
+
+def validate_only(model, loader, table, files: RunFiles, setting: dict) -> None:
+    """Score the model on `table`, write the metrics and print them."""
+    records = evaluate(model, loader, score_batch, **setting)
+    metrics = summarise_records(records, table["patient_id"].iloc[[record["row"] for record in records]])
+    if setting["ranks"].is_main:
+        files.save_metrics(metrics)
+        print(format_summary(metrics))
+        print(f"written to {files.metrics}")
+
+
+def main() -> None:
+    args = parse_arguments()
+    with clean_exit():
+        if not (args.resume or args.dry_run or args.eval_only):
+            RunFiles(args.checkpoint_dir, STAGE).refuse_overwriting()
+        launch(
+            run, (args, build_data(args)), world_size=args.world_size, backend=args.ddp_backend,
+            port=args.master_port, default_port=MASTER_PORT,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What every training stage shares and no stage owns: arguments, files, checkpoints, metrics, ranks, sampling."""

@@ -1,0 +1,185 @@
+"""Command-line flags that mean the same in every script, and what follows from them: device, precision, path maps."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from argparse import BooleanOptionalAction
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+# A side that the ViT's patches (14) and windows (24) divide: 336 = 14 * 24. 1008 is SAM 3's own size.
+DEFAULT_IMAGE_SIZE = {"sam3": 1008, "sam3-tiny": 336}
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps a docstring's lines as they are and shows every default."""
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """--data-csv, --data-root, --path-map."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--data-csv", type=Path, required=required, default=argparse.SUPPRESS if required else None,
+                       help="table of angiograms, one row a frame; check it alone with: python -m data.schema CSV")
+    group.add_argument("--data-root", type=Path, default=None,
+                       help="folder that relative paths in the CSV start from; without it the CSV's own folder")
+    group.add_argument("--path-map", action="append", default=[], metavar="OLD=NEW",
+                       help=r"replace a path prefix of the CSV, for example E:\AngiographyData=/mnt/angio; repeatable")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *, backbones: Sequence[str] = tuple(DEFAULT_IMAGE_SIZE)) -> None:
+    """--backbone, --sam3-checkpoint, --random-init, --image-size, --use-view."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--backbone", choices=backbones, default="sam3",
+                       help="sam3: the full vision path, 454 M parameters, for GPUs; sam3-tiny: the same parts, small, "
+                            "trains on a CPU")
+    group.add_argument("--sam3-checkpoint", type=Path, default=None,
+                       help="SAM 3's released weights (sam3.pt), the start of --backbone sam3")
+    group.add_argument("--random-init", action=BooleanOptionalAction, default=False,
+                       help="train the full-size backbone from random weights, without sam3.pt")
+    group.add_argument("--image-size", type=int, default=None,
+                       help="side of the square that the model sees, in pixels, a multiple of 336; without it 1008 for "
+                            "sam3 and 336 for sam3-tiny")
+    group.add_argument("--use-view", action=BooleanOptionalAction, default=True,
+                       help="condition the features on the C-arm's angles (FiLM)")
+
+
+def add_training_arguments(
+    parser: argparse.ArgumentParser,
+    *,
+    epochs: int = 50,
+    batch_size: int = 4,
+    lr: float = 1e-4,
+    backbone_lr_scale: float = 0.1,
+    master_port: int = 12355,
+) -> None:
+    """Everything about how training runs; the keywords are the stage's defaults."""
+    _add_optimisation_arguments(parser, epochs, batch_size, lr, backbone_lr_scale)
+    _add_run_arguments(parser)
+    _add_machine_arguments(parser, master_port)
+
+
+def add_device_argument(parser: argparse._ActionsContainer, *, default: str = "auto") -> None:
+    """--device auto|cpu|cuda."""
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default=default,
+                        help="auto takes CUDA where there is one, else the CPU")
+
+
+def parse_path_maps(values: Sequence[str]) -> list[tuple[str, str]]:
+    """`["OLD=NEW", ...]` as [(old, new), ...]; raises ValueError for text without both sides."""
+    maps = []
+    for value in values:
+        old, separator, new = value.partition("=")
+        if not (old and separator and new):
+            raise ValueError(rf"--path-map {value!r}: expected OLD=NEW, for example E:\Angio=/mnt/angio")
+        maps.append((old, new))
+    return maps
+
+
+def choose_image_size(backbone: str, image_size: int | None) -> int:
+    """The side in pixels that was asked for, or the backbone's own default."""
+    return image_size if image_size is not None else DEFAULT_IMAGE_SIZE.get(backbone, 1008)
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device of this process; ranks of one machine share its GPUs in turn. Raises ValueError without CUDA."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("--device cuda: torch finds no CUDA GPU here. Use --device cpu, or install a CUDA build of torch.")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def choose_amp(name: str | None, device: torch.device) -> tuple[str, str]:
+    """("bf16" or "off", the reason): as asked, else bf16 where the hardware multiplies it natively.
+
+    On a CPU without such instructions bf16 is slower than float32, so it stays off there unless asked for.
+    """
+    if name is not None:
+        return name, "as asked with --amp"
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = cpu_multiplies_bf16()
+    return ("bf16", "the device multiplies bf16") if native else ("off", "the device has no fast bf16")
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this processor has AVX512-BF16 or AMX, asked of torch (False where torch cannot tell, as on ARM)."""
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        question = getattr(torch.cpu, name, None)
+        if question is not None and question():
+            return True
+    return False
+
+
+def _add_optimisation_arguments(parser, epochs, batch_size, lr, backbone_lr_scale) -> None:
+    group = parser.add_argument_group("optimisation")
+    group.add_argument("--epochs", type=positive_int, default=epochs, help="passes over the training rows")
+    group.add_argument("--batch-size", type=positive_int, default=batch_size, help="samples per process and forward pass")
+    group.add_argument("--accum-steps", type=positive_int, default=1,
+                       help="forward passes per optimizer step; more of them and a smaller --batch-size need less memory")
+    group.add_argument("--lr", type=float, default=lr, help="peak learning rate of everything but the backbone")
+    group.add_argument("--backbone-lr-scale", type=float, default=backbone_lr_scale,
+                       help="the backbone learns at this multiple of --lr")
+    group.add_argument("--weight-decay", type=float, default=0.01, help="AdamW's decoupled weight decay")
+    group.add_argument("--warmup-steps", type=int, default=None,
+                       help="optimizer steps of linear warm-up before the cosine; without it 5 %% of all, at most 200")
+    group.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradient; 0 turns clipping off")
+    group.add_argument("--amp", choices=("bf16", "off"), default=None,
+                       help="mixed precision; without it bf16 where the hardware multiplies it natively")
+    group.add_argument("--augment", action=BooleanOptionalAction, default=True,
+                       help="vary the training pictures (never a flip: it would swap LAO and RAO)")
+    group.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation; same seed, same run")
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run")
+    group.add_argument("--checkpoint-dir", type=Path, default=Path("checkpoints"), help="where everything is written")
+    group.add_argument("--init-from", type=Path, default=None, help="start from the weights of this checkpoint (all must fit)")
+    group.add_argument("--resume", action=BooleanOptionalAction, default=False,
+                       help="go on from the very step of the latest checkpoint in --checkpoint-dir; start if there is none")
+    group.add_argument("--save-every", type=positive_int, default=50,
+                       help="also save every so many optimizer steps; a killed run loses at most these")
+    group.add_argument("--eval-every", type=positive_int, default=1, help="validate every so many epochs, and after the last")
+    group.add_argument("--dry-run", action=BooleanOptionalAction, default=False,
+                       help="two steps of training and two batches of validation, then out; writes nothing")
+    group.add_argument("--eval-only", action=BooleanOptionalAction, default=False,
+                       help="validate --init-from on --eval-split, write the metrics and stop")
+    group.add_argument("--eval-split", choices=("val", "train", "all"), default="val", help="rows for --eval-only")
+
+
+def _add_machine_arguments(parser: argparse.ArgumentParser, master_port: int) -> None:
+    group = parser.add_argument_group("machine")
+    add_device_argument(group)
+    group.add_argument("--num-workers", type=int, default=None,
+                       help="processes per rank that load pictures; without it the cores to spare, at most 4; 0 loads in "
+                            "the training process")
+    group.add_argument("--world-size", type=positive_int, default=None,
+                       help="training processes; without it one per GPU, one on a CPU")
+    group.add_argument("--master-port", type=int, default=None,
+                       help=f"TCP port where the processes meet; without it {master_port}, or a free one if that is taken")
+    group.add_argument("--ddp-backend", choices=("gloo", "nccl"), default="gloo",
+                       help="how gradients travel; gloo works everywhere, Windows too; nccl is faster on Linux GPUs")
+
+
+def positive_int(text: str) -> int:
+    """argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
+
+
+def choose_num_workers(given: int | None, world_size: int) -> int:
+    """Loader processes per rank: as given, else the cores that the training processes leave, at most 4.
+
+    Two cores or fewer: none, the training process loads its own pictures.
+    """
+    if given is not None:
+        return max(0, given)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return min(4, max(0, cores // world_size - 1)) if cores > 2 else 0

@@ -1,0 +1,134 @@
+"""Checkpoints: one dict of tensors and plain values that `torch.load(path, weights_only=True)` opens.
+
+Keys: `format`, `stage`, `epoch`, `global_step`, `model`, `optimizer`, `scheduler`, `rng`, `sampler`, `metrics`,
+`config`, `classes`, `parent`. Names in `model` carry no `module.`. A checkpoint never holds code, so loading one from
+elsewhere runs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.files import write_atomic
+
+# Raised whenever an older reader could misread a newer file.
+FORMAT = 1
+REQUIRED_KEYS = ("format", "stage", "epoch", "global_step", "model", "config")
+# Buffers that are computed from the image size and must be rebuilt, not loaded (see models/).
+REBUILT_BUFFERS = ("freqs_cis",)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the text names the file, what is wrong and what to do."""
+
+
+def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
+    """Write `checkpoint` to `path` in one step; paths and numpy scalars in it become plain values.
+
+    Raises TypeError naming the entry for a value that `weights_only=True` would refuse, and OSError (old file
+    intact) when the disk is full.
+    """
+    plain = to_plain({"format": FORMAT, **checkpoint})
+    write_atomic(path, lambda handle: torch.save(plain, handle))
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of this project onto the CPU, without running any code in it.
+
+    Raises CheckpointError when the file is missing, damaged, not a checkpoint of this project, or from a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint. Give the path of a .pth file that a training run wrote.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types here: zip, pickle, EOF, runtime, unicode ...
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {_first_line(error)}). "
+            f"It is {path.stat().st_size} bytes; a copy or download may have been cut short. Copy it again, or go on "
+            "from another one (the best checkpoint beside it, with --init-from)."
+        ) from error
+    _check_layout(path, checkpoint)
+    return checkpoint
+
+
+def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor], *, source: str | Path) -> None:
+    """Copy every tensor of `state` into `model`; all names and shapes must agree, or nothing is loaded.
+
+    Buffers computed from the image size (`freqs_cis`) keep the model's own values. Raises CheckpointError naming
+    the missing, unexpected and misshapen tensors.
+    """
+    own = {name: value for name, value in model.state_dict().items() if not _is_rebuilt(name)}
+    given = {name: value for name, value in state.items() if not _is_rebuilt(name)}
+    missing = sorted(own.keys() - given.keys())
+    unexpected = sorted(given.keys() - own.keys())
+    misshapen = [
+        f"{name}: {tuple(given[name].shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name in sorted(own.keys() & given.keys())
+        if own[name].shape != given[name].shape
+    ]
+    if missing or unexpected or misshapen:
+        report = [_list_names("missing", missing), _list_names("unexpected", unexpected), _list_names("shape", misshapen)]
+        raise CheckpointError(
+            f"{source}: its weights do not fit this model; nothing was loaded.\n" + "\n".join(filter(None, report))
+            + "\nGive the --backbone (and other model flags) that the checkpoint was trained with."
+        )
+    model.load_state_dict(given, strict=False)
+
+
+def to_plain(value: Any, where: str = "checkpoint") -> Any:
+    """Copy of nested `value` of tensors, None, bool, int, float, str, list, tuple and dict only.
+
+    Paths become str, numpy scalars Python numbers, numpy arrays tensors. Raises TypeError naming the entry else.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: to_plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_plain(item, f"{where}[{index}]") for index, item in enumerate(value))
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint holds tensors and plain values only")
+
+
+def _check_layout(path: Path, checkpoint: Any) -> None:
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint of this project.")
+    absent = [key for key in REQUIRED_KEYS if key not in checkpoint]
+    if absent:
+        raise CheckpointError(
+            f"{path}: not a checkpoint of this project: no {', '.join(absent)} in it (it has "
+            f"{', '.join(map(str, list(checkpoint)[:8]))}). SAM 3's own sam3.pt goes with --sam3-checkpoint."
+        )
+    if not isinstance(checkpoint["format"], int) or not 1 <= checkpoint["format"] <= FORMAT:
+        raise CheckpointError(
+            f"{path}: checkpoint format {checkpoint['format']!r}; this version reads 1 to {FORMAT}. Update the project."
+        )
+
+
+def _is_rebuilt(name: str) -> bool:
+    return name.rsplit(".", 1)[-1] in REBUILT_BUFFERS
+
+
+def _list_names(kind: str, names: Iterable[str], limit: int = 12) -> str:
+    names = list(names)
+    if not names:
+        return ""
+    more = f"\n    ... and {len(names) - limit} more" if len(names) > limit else ""
+    return f"  {kind} ({len(names)}):\n    " + "\n    ".join(names[:limit]) + more
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0][:200]

@@ -1,0 +1,182 @@
+"""Pictures of frames, masks and how well two masks agree: every figure of the project draws with these.
+
+Colours are those of Okabe and Ito ("Color Universal Design", 2008, jfly.uni-koeln.de/color): readers with
+any common colour blindness tell them apart. Green: both masks agree; vermilion: only in the prediction (false
+alarm); blue: only in the label (missed).
+"""
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from utils.files import save_figure_atomic
+
+GREEN = (0, 158, 115)
+VERMILION = (213, 94, 0)
+BLUE = (0, 114, 178)
+SKY_BLUE = (86, 180, 233)
+ORANGE = (230, 159, 0)
+YELLOW = (240, 228, 66)
+
+AGREEMENT_LEGEND: dict[str, tuple[int, int, int]] = {
+    "both": GREEN, "only prediction": VERMILION, "only label": SKY_BLUE}
+
+DPI = 120
+_MAX_OVERSAMPLING = 1.6         # more detail than this never reaches the page, only the memory
+
+
+def as_rgb(frame: np.ndarray) -> np.ndarray:
+    """Return a frame as uint8 (H, W, 3).
+
+    Takes uint8 or bool (H, W) or (H, W, 3), or float in [0, 1] of the same shapes (clipped to that range).
+    Raises ValueError for any other shape.
+    """
+    frame = np.asarray(frame)
+    if frame.ndim not in (2, 3) or (frame.ndim == 3 and frame.shape[2] != 3):
+        raise ValueError(f"a picture must have shape (H, W) or (H, W, 3), got {frame.shape}")
+    if frame.dtype != np.uint8:
+        frame = np.rint(np.clip(frame.astype(np.float64), 0, 1) * 255).astype(np.uint8)
+    return np.repeat(frame[..., None], 3, axis=2) if frame.ndim == 2 else frame
+
+
+def _tint(picture: np.ndarray, mask: np.ndarray, color: Sequence[int], opacity: float) -> None:
+    """Colour the pixels of `mask` in place; the frame shines through by 1 - opacity."""
+    blended = (1 - opacity) * picture[mask] + opacity * np.asarray(color, dtype=np.float64)
+    picture[mask] = np.rint(blended).astype(np.uint8)
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """Return the mask's own border pixels, bool (H, W)."""
+    inside = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0)
+    return mask & ~inside.astype(bool)
+
+
+def _checked(mask: np.ndarray, frame: np.ndarray, name: str) -> np.ndarray:
+    mask = np.asarray(mask, dtype=bool)
+    if mask.shape != frame.shape[:2]:
+        raise ValueError(f"{name} has size {mask.shape}, the frame {frame.shape[:2]}: resize it first")
+    return mask
+
+
+def mask_overlay(frame: np.ndarray, mask: np.ndarray, color: Sequence[int] = GREEN, *,
+                 opacity: float = 0.45) -> np.ndarray:
+    """Tint `mask` on `frame`, with a stronger outline so that thin vessels stay visible.
+
+    frame: uint8 (H, W, 3), uint8 (H, W) or float in [0, 1]; mask: bool (H, W); color: RGB 0..255.
+    Returns a new uint8 (H, W, 3). Raises ValueError when the sizes differ.
+    """
+    picture = as_rgb(frame).copy()
+    mask = _checked(mask, picture, "mask")
+    outline = _outline(mask)
+    _tint(picture, mask & ~outline, color, opacity)
+    _tint(picture, outline, color, min(1.0, opacity + 0.4))
+    return picture
+
+
+def agreement_overlay(frame: np.ndarray, label: np.ndarray, prediction: np.ndarray, *,
+                      opacity: float = 0.75) -> np.ndarray:
+    """Colour where two masks agree and differ; see `AGREEMENT_LEGEND` for the meaning.
+
+    frame: uint8 (H, W, 3) or (H, W); label, prediction: bool (H, W). Returns a new uint8 (H, W, 3).
+    Raises ValueError when the sizes differ.
+    """
+    picture = as_rgb(frame).copy()
+    label = _checked(label, picture, "label")
+    prediction = _checked(prediction, picture, "prediction")
+    _tint(picture, label & prediction, AGREEMENT_LEGEND["both"], opacity)
+    _tint(picture, prediction & ~label, AGREEMENT_LEGEND["only prediction"], opacity)
+    _tint(picture, label & ~prediction, AGREEMENT_LEGEND["only label"], opacity)
+    return picture
+
+
+def legend_patches(colors: Mapping[str, Sequence[int]]) -> list[Patch]:
+    """Return matplotlib legend handles for a mapping of meaning to RGB 0..255."""
+    return [Patch(facecolor=np.asarray(color) / 255, edgecolor="black", linewidth=0.4, label=meaning)
+            for meaning, color in colors.items()]
+
+
+def thumbnail(picture: np.ndarray, cell_inches: float = 3.6) -> np.ndarray:
+    """Return the picture as uint8 (H, W, 3), no larger than a gallery cell can show.
+
+    Shrinking takes means of areas, which keeps thin vessels visible; use it to hold many pictures in memory.
+    """
+    picture = as_rgb(picture)
+    scale = _MAX_OVERSAMPLING * cell_inches * DPI / max(picture.shape[:2])
+    if scale >= 1:
+        return picture
+    size = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def _check_gallery(rows, column_titles, row_titles, captions) -> None:
+    if not rows:
+        raise ValueError("a gallery needs at least one row of pictures")
+    if len(row_titles) != len(rows):
+        raise ValueError(f"{len(rows)} rows of pictures but {len(row_titles)} row titles")
+    for number, row in enumerate(rows):
+        if len(row) != len(column_titles):
+            raise ValueError(f"gallery row {number} has {len(row)} pictures for {len(column_titles)} columns")
+    if captions is not None and [len(row) for row in captions] != [len(row) for row in rows]:
+        raise ValueError("captions must have one text (or an empty one) for each picture")
+
+
+def gallery_figure(rows: Sequence[Sequence[np.ndarray | None]], column_titles: Sequence[str],
+                   row_titles: Sequence[str], *, title: str = "",
+                   captions: Sequence[Sequence[str]] | None = None,
+                   legend: Mapping[str, Sequence[int]] | None = AGREEMENT_LEGEND,
+                   cell_inches: float = 3.0, room_above_inches: float = 0.0) -> Figure:
+    """Lay out a table of pictures as a matplotlib Figure (no pyplot state, nothing to close).
+
+    rows: one picture per column, uint8/bool/float (H, W) or (H, W, 3); None leaves the cell empty.
+    row_titles stand at the left of their rows (several lines are fine), captions below single pictures.
+    legend: meaning -> RGB; None for none. cell_inches: side of a cell, at `DPI` pixels per inch.
+    room_above_inches: left free between title and pictures for axes of the caller's own. Raises ValueError when counts do not fit.
+    """
+    _check_gallery(rows, column_titles, row_titles, captions)
+    header_inches = 0.35 + (0.35 if title else 0) + room_above_inches
+    footer_inches = 0.45 if legend else 0.1
+    cell_height = cell_inches * (1.1 if captions else 1.03)
+    left_inches = 0.5 if any(row_titles) else 0.05
+    width = cell_inches * len(column_titles) + left_inches + 0.1
+    height = cell_height * len(rows) + header_inches + footer_inches
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    axes = figure.subplots(len(rows), len(column_titles), squeeze=False)
+    figure.subplots_adjust(left=left_inches / width, right=1 - 0.05 / width, top=1 - header_inches / height,
+                           bottom=footer_inches / height, wspace=0.03, hspace=0.1 if captions else 0.03)
+    for r, row in enumerate(rows):
+        for c, picture in enumerate(row):
+            _draw_cell(axes[r][c], picture, captions[r][c] if captions else "", cell_inches)
+        axes[r][0].set_ylabel(row_titles[r], fontsize=9)
+    for axis, column_title in zip(axes[0], column_titles):
+        axis.set_title(column_title, fontsize=10)
+    if title:
+        figure.suptitle(title, fontsize=12, y=1 - 0.12 / height, va="top")
+    if legend:
+        figure.legend(handles=legend_patches(legend), loc="lower center", ncols=len(legend), frameon=False,
+                      fontsize=9)
+    return figure
+
+
+def _draw_cell(axis, picture: np.ndarray | None, caption: str, cell_inches: float) -> None:
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    if picture is not None:
+        axis.imshow(thumbnail(picture, cell_inches), interpolation="antialiased")
+    if caption:
+        axis.set_xlabel(caption, fontsize=8, labelpad=2)
+
+
+def save_gallery(path: str | Path, rows: Sequence[Sequence[np.ndarray | None]], column_titles: Sequence[str],
+                 row_titles: Sequence[str], *, title: str = "",
+                 captions: Sequence[Sequence[str]] | None = None,
+                 legend: Mapping[str, Sequence[int]] | None = AGREEMENT_LEGEND,
+                 cell_inches: float = 3.0) -> None:
+    """Write the table of pictures of `gallery_figure` to a file, whole or not at all."""
+    figure = gallery_figure(rows, column_titles, row_titles, title=title, captions=captions, legend=legend,
+                            cell_inches=cell_inches)
+    save_figure_atomic(figure, path, dpi=DPI)

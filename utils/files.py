@@ -1,0 +1,86 @@
+"""Write a file so that nobody ever sees half of it.
+
+Everything goes to a temporary file beside the target, is flushed to the disk, and takes the target's name in one
+`os.replace`. A reader finds the old file or the new one; a crash, a full disk or a second Ctrl-C leaves the old one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+# Windows refuses to replace a file that another process holds open (a viewer, a virus scanner); such holds are short.
+REPLACE_TRIES = 20
+REPLACE_WAIT_S = 0.25
+
+
+def write_atomic(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
+    """Call `write` with an open binary file, then give that file the name `path` in one step.
+
+    The temporary file has a fixed name, so that what a killed process left is overwritten by the next write.
+    Raises OSError that names `path` and says that the old file is intact; the temporary file is gone then.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as handle:
+            write(handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        replace_with_retries(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        failure = _find_write_failure(error)
+        if failure is not None:
+            raise _write_error(path, failure) from error
+        raise
+
+
+def write_bytes_atomic(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path` in one step."""
+    write_atomic(path, lambda handle: handle.write(data))
+
+
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8 with the newlines it has to `path` in one step."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def save_figure_atomic(figure, path: str | Path, *, dpi: int = 120) -> None:
+    """Write a matplotlib figure to `path` (format from its suffix, PNG without one) in one step."""
+    file_format = Path(path).suffix.lstrip(".") or "png"
+    write_atomic(path, lambda handle: figure.savefig(handle, format=file_format, dpi=dpi))
+
+
+def replace_with_retries(source: Path, target: Path) -> None:
+    """`os.replace`, tried again for a few seconds while another process holds `target` open (Windows)."""
+    for attempt in range(REPLACE_TRIES):
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if attempt == REPLACE_TRIES - 1:
+                raise
+            time.sleep(REPLACE_WAIT_S)
+
+
+def _find_write_failure(error: BaseException | None) -> OSError | None:
+    """The OSError in a chain of exceptions: torch answers a failed write with a RuntimeError of its own."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _write_error(path: Path, error: OSError) -> OSError:
+    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+    old = "The file that was there is intact." if path.exists() else "No file of that name exists."
+    advice = "Free some space or choose another folder, then run again."
+    reason = error.strerror or str(error)
+    text = f"could not write {path} ({reason}); {free / 2**20:.0f} MiB are free there. {old} {advice}"
+    return OSError(error.errno or errno.EIO, text)

@@ -1,0 +1,142 @@
+"""Scores of a vessel mask against a label, and their confidence intervals over patients.
+
+All masks are bool numpy arrays (H, W) at the frame's own size. Two empty masks agree: Dice, IoU and clDice are 1 and
+HD95 is 0. One empty mask against a filled one: Dice, IoU and clDice are 0 and HD95 is the length of the image
+diagonal, the largest distance that two pixels of the image can have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.ndimage import binary_erosion
+from scipy.spatial import cKDTree
+from skimage.morphology import skeletonize
+
+BOOTSTRAP_RESAMPLES = 1000
+BOOTSTRAP_SEED = 0
+
+
+def dice(prediction: np.ndarray, label: np.ndarray) -> float:
+    """Dice coefficient 2 |P and L| / (|P| + |L|) of two bool (H, W) masks, in [0, 1]."""
+    _check_masks(prediction, label)
+    total = np.count_nonzero(prediction) + np.count_nonzero(label)
+    return 1.0 if total == 0 else 2.0 * np.count_nonzero(prediction & label) / total
+
+
+def iou(prediction: np.ndarray, label: np.ndarray) -> float:
+    """Intersection over union |P and L| / |P or L| of two bool (H, W) masks, in [0, 1]."""
+    _check_masks(prediction, label)
+    union = np.count_nonzero(prediction | label)
+    return 1.0 if union == 0 else np.count_nonzero(prediction & label) / union
+
+
+def cldice(prediction: np.ndarray, label: np.ndarray) -> float:
+    """Centreline Dice of two bool (H, W) masks, in [0, 1]: are the vessels connected alike, whatever their width?
+
+    Harmonic mean of the share of P's skeleton inside L and of L's skeleton inside P (Shit et al., CVPR 2021).
+    """
+    _check_masks(prediction, label)
+    if not prediction.any() or not label.any():
+        return float(not prediction.any() and not label.any())
+    prediction, label = _crop_to_content(prediction, label)
+    precision = label[skeletonize(prediction)].mean()
+    sensitivity = prediction[skeletonize(label)].mean()
+    return 0.0 if precision + sensitivity == 0 else float(2 * precision * sensitivity / (precision + sensitivity))
+
+
+def hd95_px(prediction: np.ndarray, label: np.ndarray) -> float:
+    """95th percentile Hausdorff distance between the edges of two bool (H, W) masks, in pixels.
+
+    The larger of the two directed 95th percentiles, as in `monai.metrics.compute_hausdorff_distance`, which a test
+    compares it with; found with a k-d tree over edge pixels, without a distance map of the whole image.
+    """
+    _check_masks(prediction, label)
+    if not prediction.any() or not label.any():
+        return 0.0 if prediction.any() == label.any() else float(np.hypot(*prediction.shape))
+    prediction_edge, label_edge = _edge_points(prediction), _edge_points(label)
+    to_label, _ = cKDTree(label_edge).query(prediction_edge)
+    to_prediction, _ = cKDTree(prediction_edge).query(label_edge)
+    return float(max(np.percentile(to_label, 95), np.percentile(to_prediction, 95)))
+
+
+def mask_scores(prediction: np.ndarray, label: np.ndarray, suffix: str) -> dict[str, float]:
+    """All four scores of two bool (H, W) masks, named `dice_<suffix>`, `iou_...`, `cldice_...`, `hd95_px_...`."""
+    return {
+        f"dice_{suffix}": dice(prediction, label),
+        f"iou_{suffix}": iou(prediction, label),
+        f"cldice_{suffix}": cldice(prediction, label),
+        f"hd95_px_{suffix}": hd95_px(prediction, label),
+    }
+
+
+def bootstrap_ci(
+    values: Sequence[float],
+    groups: Sequence,
+    *,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+    seed: int = BOOTSTRAP_SEED,
+) -> tuple[float, float]:
+    """95 % interval of the mean of `values` (n,), resampling whole patients, not frames: `groups` (n,) names them.
+
+    Frames of one patient are alike, so resampling frames would claim more certainty than there is. NaN values are left
+    out. Returns (low, high), both nan without a value. Same input, same interval.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    known = ~np.isnan(values)
+    if not known.any():
+        return float("nan"), float("nan")
+    _, group_index = np.unique(np.asarray(groups)[known].astype(str), return_inverse=True)
+    sums = np.bincount(group_index, weights=values[known])
+    counts = np.bincount(group_index)
+    drawn = np.random.default_rng(seed).integers(0, len(sums), size=(resamples, len(sums)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def summarise_records(records: Sequence[Mapping[str, float]], groups: Sequence) -> dict[str, object]:
+    """Means over frames of every field of `records` (all but `row`), each with `<field>_ci95` = [low, high].
+
+    groups: patient of each record. A field that a frame lacks (no true mask) is averaged over the frames that have
+    it. Adds `n_patients` and `n_frames`. Empty input gives the two counts alone.
+    """
+    fields = sorted({field for record in records for field in record} - {"row"})
+    summary: dict[str, object] = {"n_patients": len({str(group) for group in groups}), "n_frames": len(records)}
+    for field in fields:
+        values = np.array([record.get(field, np.nan) for record in records], dtype=np.float64)
+        summary[field] = float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+        summary[f"{field}_ci95"] = list(bootstrap_ci(values, groups))
+    return summary
+
+
+def format_summary(summary: Mapping[str, object]) -> str:
+    """A small table of a summary: one line a score, with its interval."""
+    lines = [f"{summary.get('n_frames', 0)} frames of {summary.get('n_patients', 0)} patients"]
+    for field, value in summary.items():
+        if f"{field}_ci95" in summary:
+            low, high = summary[f"{field}_ci95"]
+            lines.append(f"  {field:<20} {value:9.4f}   95 % interval {low:.4f} to {high:.4f}")
+    return "\n".join(lines)
+
+
+def _check_masks(prediction: np.ndarray, label: np.ndarray) -> None:
+    if prediction.dtype != bool or label.dtype != bool or prediction.ndim != 2 or prediction.shape != label.shape:
+        raise ValueError(
+            f"two bool masks of one (H, W) are needed, got {prediction.dtype} {prediction.shape} "
+            f"and {label.dtype} {label.shape}"
+        )
+
+
+def _crop_to_content(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both masks cut to the box around either, with one empty pixel about it, so that skeletons stay the same."""
+    either = np.pad(prediction | label, 1)
+    rows, columns = np.flatnonzero(either.any(axis=1)), np.flatnonzero(either.any(axis=0))
+    box = np.s_[rows[0] - 1 : rows[-1] + 2, columns[0] - 1 : columns[-1] + 2]
+    return np.pad(prediction, 1)[box], np.pad(label, 1)[box]
+
+
+def _edge_points(mask: np.ndarray) -> np.ndarray:
+    """Pixels of `mask` (H, W) that touch the outside by a side, or the image's border, as (N, 2)."""
+    return np.argwhere(mask & ~binary_erosion(mask))

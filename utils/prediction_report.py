@@ -1,0 +1,140 @@
+"""What is written of one prediction: mask, probability map, overlay and a JSON record.
+
+    <name>_mask.png          uint8, 0 or 255, the frame's own size
+    <name>_probability.png   uint16, 0 ... 65535 for 0 ... 1, the frame's own size
+    <name>_overlay.png       the frame, and the frame with its vessels coloured, side by side
+    <name>.json              everything else (`prediction_record`)
+"""
+import hashlib
+import math
+import platform
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+import torch
+from skimage.measure import label
+
+from data.frame_source import FrameSource
+from models.view_encoder import BIN_CENTRES_DEG, UNKNOWN_BIN, angle_bins
+from utils.drawing import DPI, ORANGE, mask_overlay, save_gallery
+from utils.files import write_bytes_atomic, write_text_atomic
+from utils.history import to_json
+
+VESSEL_LEGEND = {"vessel": ORANGE}
+_NARROWEST_OVERLAY_INCHES = 4.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One predicted frame: frame uint8 (H, W, 3), probability float32 (H, W), mask bool (H, W), view_deg (2,)."""
+    name: str
+    source: FrameSource
+    frame_index: int
+    frame_reason: str
+    view_deg: tuple[float, float]
+    view_source: str
+    frame: np.ndarray
+    probability: np.ndarray
+    mask: np.ndarray
+    threshold: float
+    scores: dict
+
+
+def describe_checkpoint(path: Path, checkpoint: dict) -> dict:
+    """Return what tells one set of weights from another, as plain values for JSON."""
+    described = {key: checkpoint.get(key) for key in ("stage", "epoch", "global_step", "parent", "metrics")}
+    config = {key: checkpoint["config"].get(key) for key in ("backbone", "image_size", "use_view")}
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return {"path": str(path), "sha256": digest, **described, **config}
+
+
+def describe_software() -> dict:
+    """Return the versions that a prediction depends on."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "sam3": version("sam3"),
+            "numpy": np.__version__, "opencv": cv2.__version__, "pydicom": pydicom.__version__}
+
+
+def prediction_record(prediction: Prediction, checkpoint: dict, software: dict) -> dict:
+    """Return everything about a prediction that is not a picture; missing numbers are null, never guessed."""
+    source, scale_mm = prediction.source, isocentre_pixel_mm(prediction.source.geometry)
+    return {
+        "input": str(source.path), "kind": source.kind, "frames": source.frames,
+        "frame_index": prediction.frame_index, "frame_choice": prediction.frame_reason,
+        "image_size_px": {"height": source.height, "width": source.width},
+        "view": _view_record(prediction), "geometry": source.geometry,
+        "pixel_size_at_isocentre_mm": scale_mm, "threshold": prediction.threshold,
+        "vessel": vessel_record(prediction.mask), "scores": prediction.scores, "checkpoint": checkpoint,
+        "software": software, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def isocentre_pixel_mm(geometry: dict) -> list[float] | None:
+    """Return (row, column) mm per pixel at the isocentre, or None unless spacing and both distances are known.
+
+    Detector spacing divided by the magnification SID / SOD; source-patient distance stands for SOD.
+    """
+    spacing = geometry.get("imager_pixel_spacing_mm")
+    detector_mm, patient_mm = geometry.get("source_detector_mm"), geometry.get("source_patient_mm")
+    if not (spacing and detector_mm and patient_mm):
+        return None
+    return [step * patient_mm / detector_mm for step in spacing]
+
+
+def vessel_record(mask: np.ndarray) -> dict:
+    """Return size and fragmentation of a vessel mask, bool (H, W); pieces touching at a corner are one."""
+    areas = np.bincount(label(mask, connectivity=2).ravel())[1:]
+    total = int(areas.sum())
+    return {"area_px": total, "area_share_of_frame": total / mask.size, "fragments": len(areas),
+            "largest_fragment_share": float(areas.max() / total) if total else None}
+
+
+def _view_record(prediction: Prediction) -> dict:
+    bins = [int(index) for index in angle_bins(torch.tensor(prediction.view_deg))]
+    names = ["unknown" if index == UNKNOWN_BIN else BIN_CENTRES_DEG[index] for index in bins]
+    return {"primary_angle_deg": prediction.view_deg[0], "secondary_angle_deg": prediction.view_deg[1],
+            "source": prediction.view_source, "bin_centre_deg": dict(zip(("primary", "secondary"), names))}
+
+
+def view_text(view_deg: tuple[float, float]) -> str:
+    """Return angles as cardiologists write them: `LAO 31 CRA 10`, `RAO 28`, `view unknown`."""
+    words = []
+    for angle_deg, positive, negative in zip(view_deg, ("LAO", "CRA"), ("RAO", "CAU")):
+        if not math.isnan(angle_deg):
+            words.append(f"{positive if angle_deg >= 0 else negative} {abs(angle_deg):.0f}")
+    return " ".join(words) or "view unknown"
+
+
+def write_prediction(folder: Path, prediction: Prediction, record: dict) -> None:
+    """Write the four files of a prediction into `folder`, each whole or not at all, the JSON last."""
+    sixteen_bits = np.rint(prediction.probability * 65535).astype(np.uint16)
+    _write_png(folder / f"{prediction.name}_mask.png", prediction.mask.astype(np.uint8) * 255)
+    _write_png(folder / f"{prediction.name}_probability.png", sixteen_bits)
+    _save_overlay(folder / f"{prediction.name}_overlay.png", prediction)
+    write_text_atomic(folder / f"{prediction.name}.json", to_json(record, indent=2) + "\n")
+
+
+def _write_png(path: Path, picture: np.ndarray) -> None:
+    write_bytes_atomic(path, cv2.imencode(".png", picture)[1].tobytes())
+
+
+def caption(prediction: Prediction) -> str:
+    """Return one line for under a picture: which frame, from where, what was found."""
+    vessel = vessel_record(prediction.mask)
+    scores = "".join(f", {name.replace('_', ' ')} {value:.2f}" for name, value in prediction.scores.items())
+    frames = prediction.source.frames
+    which = f"frame {prediction.frame_index} (of 0 to {frames - 1}), " if frames > 1 else ""
+    return (f"{which}{view_text(prediction.view_deg)}, "
+            f"{vessel['area_px']} px in {vessel['fragments']} pieces{scores}")
+
+
+def _save_overlay(path: Path, prediction: Prediction) -> None:
+    """Draw frame and overlay at the frame's own resolution."""
+    overlay = mask_overlay(prediction.frame, prediction.mask, ORANGE)
+    inches = max(_NARROWEST_OVERLAY_INCHES, max(prediction.frame.shape) / DPI)
+    save_gallery(path, [[prediction.frame, overlay]], ["frame", f"vessels, p ≥ {prediction.threshold:g}"], [""],
+                 title=f"{prediction.name}: {caption(prediction)}", legend=VESSEL_LEGEND, cell_inches=inches)

@@ -1,0 +1,79 @@
+"""The files that a run leaves in its checkpoint folder, by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.checkpoint import save_checkpoint
+from utils.distributed import Ranks
+from utils.files import write_text_atomic
+from utils.history import save_curves, to_json, write_history
+from utils.training_state import TrainingState
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Names below `folder` for `stage` (`phase1_deepsa`, ...)."""
+
+    folder: Path
+    stage: str
+
+    @property
+    def latest(self) -> Path:
+        """Everything needed to go on."""
+        return self.folder / f"{self.stage}_latest.pth"
+
+    @property
+    def best(self) -> Path:
+        """Weights of the best validation."""
+        return self.folder / f"{self.stage}_best.pth"
+
+    @property
+    def history(self) -> Path:
+        """One JSON object per epoch."""
+        return self.folder / f"{self.stage}_history.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        """The history as a picture."""
+        return self.folder / f"{self.stage}_curves.png"
+
+    @property
+    def metrics(self) -> Path:
+        """The last validation."""
+        return self.folder / f"{self.stage}_metrics.json"
+
+    def refuse_overwriting(self) -> None:
+        """Raise FileExistsError when a run lies here already."""
+        if self.latest.exists():
+            raise FileExistsError(
+                f"{self.latest} is of an earlier run. Add --resume to go on with it, or give another --checkpoint-dir, "
+                "or delete it to start over."
+            )
+
+    def save_latest(self, state: TrainingState, ranks: Ranks) -> None:
+        """Write the whole state; all ranks must call it."""
+        checkpoint = state.checkpoint(ranks)
+        if ranks.is_main:
+            save_checkpoint(self.latest, checkpoint)
+
+    def save_epoch(
+        self, state: TrainingState, ranks: Ranks, *, is_best: bool, panels: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Write everything that a finished epoch leaves; all ranks must call it.
+
+        `latest` comes last: until it is there, a resumed run does this epoch again and writes the same.
+        """
+        if ranks.is_main:
+            if is_best:
+                save_checkpoint(self.best, state.weights())
+            self.save_metrics(state.progress.metrics)
+            write_history(self.history, state.progress.history)
+            save_curves(self.curves, state.progress.history, panels=panels)
+        self.save_latest(state, ranks)
+
+    def save_metrics(self, metrics: Mapping) -> None:
+        """Write a validation's metrics, flat JSON."""
+        write_text_atomic(self.metrics, to_json(metrics, indent=2) + "\n")
