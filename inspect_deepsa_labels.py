@@ -16,6 +16,7 @@ part across the vessel is given, `shift_across_px` in direction `across_x`, `acr
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 import cv2
@@ -49,6 +50,7 @@ LEAST_COVERAGE, LARGEST_COVERAGE = 0.005, 0.20  # of the frame; coronary trees o
 WIDTH_RATIO = (0.6, 1.67)
 LEAST_LARGEST_SHARE = 0.4  # left and right tree never share a frame, so one piece should hold most
 SPECK_PX = 20  # smaller pieces are specks, counted apart
+CAPTION_WIDTH = 54  # characters that fit below a picture of the gallery
 
 
 def inspect_row(row: dict) -> dict:
@@ -112,9 +114,11 @@ def reasons(record: dict, pixels_of_512: float = 1.0) -> list[str]:
     recall, shift_px = record["medis_recall"], _shift_length(record)
     if recall < LEAST_RECALL:
         aligned = record["medis_recall_aligned"]
-        cause = f"{aligned:.0%} once the shift is taken back" if aligned >= LEAST_RECALL else "missing, not shifted"
+        back = f"{aligned:.0%} once the shift is taken back"
+        cause = back if aligned >= LEAST_RECALL else "missing, not shifted"
         said.append(f"DeepSA covers only {recall:.0%} of the segment ({cause})")
-    if shift_px > LARGEST_SHIFT_PX * pixels_of_512:
+    # A shift that does not bring DeepSA nearer to the segment was a match with something else.
+    if shift_px > LARGEST_SHIFT_PX * pixels_of_512 and record["medis_recall_aligned"] >= recall:
         said.append(f"shifted by {shift_px:.1f} px{_direction(record)}, or another vessel was matched")
     ratio = record["segment_width_ratio"]
     if ratio < WIDTH_RATIO[0] or ratio > WIDTH_RATIO[1]:
@@ -163,8 +167,8 @@ def draw_gallery(path: Path, ranked: pd.DataFrame, rows: dict[int, dict]) -> Non
 
 
 def _caption(record: dict) -> str:
-    texts = record["reasons"].split("; ") if record["reasons"] else [f"recall {record['medis_recall']:.0%}"]
-    return "\n".join(text if len(text) < 62 else text[:60] + " ..." for text in texts[:3])
+    text = record["reasons"] or f"recall {record['medis_recall']:.0%}"
+    return "\n".join(textwrap.wrap(text, CAPTION_WIDTH, max_lines=2, placeholder=" ..."))
 
 
 def summary(table: pd.DataFrame, suspects: pd.DataFrame) -> str:
@@ -182,7 +186,7 @@ def summary(table: pd.DataFrame, suspects: pd.DataFrame) -> str:
     ]
     if table["dice_truth"].notna().any():
         lines.append(f"Dice against the true masks: mean {table['dice_truth'].mean():.3f}")
-    return "\n".join([*lines, f"{len(suspects)} suspects"])
+    return "\n".join([*lines, f"suspects: {len(suspects)} rows"])
 
 
 def run(options: argparse.Namespace) -> pd.DataFrame:

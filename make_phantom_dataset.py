@@ -16,15 +16,17 @@ import os
 import shutil
 import signal
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import groupby
 from pathlib import Path
 
 from tqdm import tqdm
 
-from phantom.case import build_patient, patient_cases, read_record, write_case
+from phantom.case import read_record, write_case
 from phantom.files import check_manifest, csv_text
 from phantom.plan import Analysis, default_rows, plan_analyses
 from phantom.preview import save_preview
+from phantom.scene import build_trees, patient_cases
 from utils.files import write_text_atomic
 
 SIDE_FILES_BYTES = 200_000  # contours, masks, labels and truth of one row at 512 px, measured 2026-11-21
@@ -56,7 +58,7 @@ def make_patient(job: tuple[Path, int, int, int, list[Analysis]]) -> int:
     cases = patient_cases(analyses)
     missing = [case for case in cases if read_record(directory, case) is None]
     if missing:
-        trees = build_patient(seed, cases)
+        trees = build_trees(seed, cases)
         for case in missing:
             write_case(directory, seed, case, trees, size_px, frames)
     return len(cases)
@@ -93,13 +95,20 @@ def run(arguments: argparse.Namespace) -> Path:
 
 
 def _each(function, jobs: list, workers: int):
-    """Results of `function` over jobs, as they come; in this process with one worker."""
+    """Results of `function` over jobs, as they come; in this process with one worker.
+
+    A worker that dies (out of memory, say) ends the run with BrokenProcessPool instead of a wait without end.
+    """
     if workers == 1 or len(jobs) == 1:
         yield from map(function, jobs)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(min(workers, len(jobs)), initializer=_leave_interrupts_to_parent) as pool:
-        yield from pool.imap_unordered(function, jobs)
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, _leave_interrupts_to_parent) as pool:
+        try:
+            for done in as_completed([pool.submit(function, job) for job in jobs]):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _leave_interrupts_to_parent() -> None:

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -34,7 +35,8 @@ from data.frame_source import FrameSource, is_frame_file, open_frames
 from data.masks import read_mask, resize_mask
 from data.schema import load_table
 from models.deepsa_model import load_deepsa_model
-from utils.arguments import HelpFormatter, add_data_arguments, add_device_argument, choose_device, parse_path_maps
+from utils.arguments import (HelpFormatter, add_data_arguments, add_device_argument, choose_device, parse_path_maps,
+                             positive_int)
 from utils.cases import choose_cases
 from utils.checkpoint import CheckpointError
 from utils.drawing import ORANGE, mask_overlay, save_gallery, thumbnail
@@ -62,6 +64,14 @@ class Job:
     labels: dict[str, str]
 
 
+def probability(text: str) -> float:
+    """Read a number between 0 and 1, both excluded, for argparse."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: allowed: above 0 and below 1")
+    return value
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="cine, picture, DICOM, or a folder")
@@ -71,13 +81,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--primary-angle", type=float, default=math.nan, help="degrees, LAO positive, RAO negative")
     parser.add_argument("--secondary-angle", type=float, default=math.nan,
                         help="degrees, cranial positive, caudal negative")
-    parser.add_argument("--threshold", type=float, default=0.5, help="probability from which a pixel is vessel")
+    parser.add_argument("--threshold", type=probability, default=0.5, help="probability from which a pixel is vessel")
     parser.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False,
                         help=f"average over the magnifications {TTA_SCALES}: slower, smoother")
     add_device_argument(parser)
     add_data_arguments(parser, required=False)
     parser.add_argument("--split", choices=("train", "val", "all"), default="val", help="rows of --data-csv to take")
-    parser.add_argument("--limit", type=int, default=24, help="rows of --data-csv at most, spread over patients")
+    parser.add_argument("--limit", type=positive_int, default=24, help="rows of --data-csv at most, over all patients")
     return parser
 
 
@@ -92,13 +102,13 @@ def expand_inputs(inputs: Sequence[Path]) -> list[Path]:
 
 def file_jobs(args: argparse.Namespace) -> list[Job]:
     """Return one job per file; files of the same stem are told apart by a number."""
-    view_deg, jobs, taken = (args.primary_angle, args.secondary_angle), [], {}
+    jobs = {}
     for path in expand_inputs(args.inputs):
-        taken[path.stem] = taken.get(path.stem, 0) + 1
-        name = path.stem if taken[path.stem] == 1 else f"{path.stem}_{taken[path.stem]}"
-        jobs.append(Job(name=name, path=path, frame_index=args.frame, view_deg=view_deg,
-                        view_source="command line", labels={}))
-    return jobs
+        numbered = (f"{path.stem}_{number}" for number in count(2))
+        name = path.stem if path.stem not in jobs else next(name for name in numbered if name not in jobs)
+        jobs[name] = Job(name=name, path=path, frame_index=args.frame, view_source="command line", labels={},
+                         view_deg=(args.primary_angle, args.secondary_angle))
+    return list(jobs.values())
 
 
 def row_jobs(args: argparse.Namespace) -> list[Job]:
@@ -144,16 +154,16 @@ def predict_job(job: Job, args: argparse.Namespace, predict) -> Prediction:
                       threshold=args.threshold, scores=scores)
 
 
-def contact_sheet(path: Path, pairs: list[tuple[np.ndarray, np.ndarray, str, str]]) -> None:
-    """Draw (frame, overlay, name, caption) of every input, two inputs in a row of pictures."""
-    shown, width = pairs[:CONTACT_SHEET_LIMIT], min(CONTACT_SHEET_INPUTS_PER_ROW, len(pairs))
+def save_contact_sheet(path: Path, pairs: Sequence[tuple[np.ndarray, np.ndarray, str, str]], predicted: int) -> None:
+    """Draw (frame, overlay, name, caption) of the inputs, two inputs in a row of pictures."""
+    width = min(CONTACT_SHEET_INPUTS_PER_ROW, len(pairs))
     rows, captions = [], []
-    for start in range(0, len(shown), width):
-        group = shown[start:start + width]
+    for start in range(0, len(pairs), width):
+        group = pairs[start:start + width]
         blank = [None] * (2 * (width - len(group)))
         rows.append([picture for frame, overlay, _, _ in group for picture in (frame, overlay)] + blank)
         captions.append([text for _, _, name, found in group for text in (name, found)] + [""] * len(blank))
-    title = f"{len(pairs)} predictions" + (f", the first {len(shown)} shown" if len(pairs) > len(shown) else "")
+    title = f"{predicted} predictions" + (f", the first {len(pairs)} shown" if predicted > len(pairs) else "")
     save_gallery(path, rows, ["frame", "vessels"] * width, [""] * len(rows), title=title, captions=captions,
                  legend=VESSEL_LEGEND, cell_inches=3.6)
 
@@ -174,10 +184,11 @@ def predict_all(jobs: Sequence[Job], args: argparse.Namespace) -> tuple[list[dic
         except INPUT_ERRORS as error:
             failures.append(f"{job.path}: {type(error).__name__}: {error}")
             continue
-        overlay = mask_overlay(prediction.frame, prediction.mask, ORANGE)
-        pairs.append((thumbnail(prediction.frame), thumbnail(overlay), job.name, caption(prediction)))
+        if len(pairs) < CONTACT_SHEET_LIMIT:
+            overlay = mask_overlay(prediction.frame, prediction.mask, ORANGE)
+            pairs.append((thumbnail(prediction.frame), thumbnail(overlay), job.name, caption(prediction)))
     if pairs:
-        contact_sheet(args.out / "predictions.png", pairs)
+        save_contact_sheet(args.out / "predictions.png", pairs, len(records))
     return records, failures
 
 

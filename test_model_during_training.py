@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
 from data.cine import read_frame
@@ -27,7 +28,8 @@ from data.errors import DataError
 from data.masks import read_mask, resize_mask
 from data.schema import load_table
 from models.deepsa_model import load_deepsa_model
-from utils.arguments import HelpFormatter, add_data_arguments, add_device_argument, choose_device, parse_path_maps
+from utils.arguments import (HelpFormatter, add_data_arguments, add_device_argument, choose_device, parse_path_maps,
+                             positive_int)
 from utils.cases import choose_cases
 from utils.checkpoint import CheckpointError
 from utils.drawing import DPI, GREEN, SKY_BLUE, VERMILION, agreement_overlay, gallery_figure, mask_overlay, thumbnail
@@ -63,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--checkpoint-dir", type=Path, default=Path("checkpoints"), help="folder of the run")
     parser.add_argument("--out", type=Path, default=None, help=f"picture to write; without it {PREVIEW} in that folder")
-    parser.add_argument("--cases", type=int, default=6, help="frames to draw")
+    parser.add_argument("--cases", type=positive_int, default=6, help="frames to draw")
     parser.add_argument("--split", choices=("train", "val", "all"), default="val", help="rows to draw them from")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of cases")
     parser.add_argument("--watch", type=float, default=0, metavar="SECONDS",
@@ -125,7 +127,8 @@ def draw_preview(cases: Sequence[Case], history: Sequence[dict], title: str) -> 
 
 def _case_pictures(case: Case, with_truth: bool) -> list[np.ndarray | None]:
     frame = thumbnail(case.frame)
-    pictures = [frame, mask_overlay(case.frame, case.label, SKY_BLUE), mask_overlay(case.frame, case.prediction, VERMILION),
+    pictures = [frame, mask_overlay(case.frame, case.label, SKY_BLUE),
+                mask_overlay(case.frame, case.prediction, VERMILION),
                 agreement_overlay(case.frame, case.label, case.prediction)]
     if with_truth:
         pictures.append(None if case.truth is None else agreement_overlay(case.frame, case.truth, case.prediction))
@@ -150,6 +153,7 @@ def _draw_history(figure: Figure, history: Sequence[dict]) -> None:
             points = [(line["epoch"], line[field]) for line in history if line.get(field) is not None]
             axis.plot(*zip(*points), "o-", markersize=3, label=field)
         axis.set(title=title, xlabel="epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
 
@@ -198,9 +202,6 @@ def watch(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    if args.cases < 1 or args.watch < 0:
-        print("error: --cases must be at least 1, and --watch at least 0", file=sys.stderr)
-        return 2
     try:
         watch(args)
     except KeyboardInterrupt:

@@ -25,7 +25,8 @@ from data.errors import DataError
 from data.masks import read_mask, resize_mask
 from data.schema import load_table
 from models.deepsa_model import load_deepsa_model
-from utils.arguments import HelpFormatter, add_data_arguments, add_device_argument, choose_device, parse_path_maps
+from utils.arguments import (HelpFormatter, add_data_arguments, add_device_argument, choose_device, parse_path_maps,
+                             positive_int)
 from utils.cases import choose_cases
 from utils.checkpoint import CheckpointError
 from utils.drawing import GREEN, SKY_BLUE, VERMILION, agreement_overlay
@@ -48,8 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_arguments(parser)
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED_CHECKPOINT, help="weights of stage 1")
     parser.add_argument("--split", choices=("train", "val", "all"), default="val", help="rows to measure on")
-    parser.add_argument("--limit", type=int, default=48, help="frames at most, spread over patients; accuracy")
-    parser.add_argument("--grid-frames", type=int, default=6, help="of these, frames decoded at all 81 angles")
+    parser.add_argument("--limit", type=positive_int, default=48, help="frames at most, spread over patients; accuracy")
+    parser.add_argument("--grid-frames", type=positive_int, default=6, help="of these, frames decoded at all 81 angles")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of frames and of the shuffled angles")
     parser.add_argument("--out", type=Path, default=Path("outputs/view_angles"), help="folder to write to")
     add_device_argument(parser)
@@ -135,9 +136,6 @@ def run_measurements(model, checkpoint: dict, args: argparse.Namespace, device: 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    if args.limit < 1 or args.grid_frames < 1:
-        print("error: --limit and --grid-frames must be at least 1", file=sys.stderr)
-        return 2
     try:
         run(args)
     except (DataError, CheckpointError, ValueError, OSError) as error:

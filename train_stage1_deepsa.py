@@ -66,7 +66,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add_model_arguments(parser)
     add_training_arguments(parser, epochs=50, batch_size=4, lr=1e-4, backbone_lr_scale=0.1, master_port=MASTER_PORT)
     args = parser.parse_args(arguments)
-    args.image_size = choose_image_size(args.backbone, args.image_size)
+    try:
+        args.image_size = choose_image_size(args.backbone, args.image_size)
+        parse_path_maps(args.path_map)
+    except ValueError as error:
+        parser.error(str(error))
     if args.eval_only and args.init_from is None:
         parser.error("--eval-only needs --init-from, the checkpoint to validate")
     return args

@@ -39,8 +39,8 @@ class Shift:
     shift: (x, y), x right, y down. known_both: whether it is known in every direction; if not, only the part
     across the vessel is: `across_px` along the unit vector `across`; (0, 0) along the vessel was assumed.
     sd_px: standard deviation in the best and in the worst known direction. seen: share of the segment's
-    cross-sections that show one vessel of the tree by itself (no gap, no crossing). width_ratio: median of how wide the tree's vessel is there,
-    in widths of the segment's own mask.
+    cross-sections that show one vessel of the tree by itself (no gap, no crossing). width_ratio: median of
+    how wide the tree's vessel is there, in widths of the segment's own mask.
     """
 
     found: bool

@@ -85,10 +85,10 @@ def augment(
     """
     change = draw_change(rng)
     image, coverage = move(image, coverage, change)
-    image = shade(image, change)
-    noise = rng.standard_normal(image.shape[:2], dtype=np.float32) * np.float32(change.noise)
-    image = np.clip(image.astype(np.float32) / np.float32(255) + noise[..., None], 0, 1)
-    return close_blades(image, coverage, change)
+    image = shade(image, change).astype(np.float32)
+    image *= np.float32(1 / 255)
+    image += (rng.standard_normal(image.shape[:2], dtype=np.float32) * np.float32(change.noise))[..., None]
+    return close_blades(np.clip(image, 0, 1, out=image), coverage, change)
 
 
 def move(image: np.ndarray, coverage: np.ndarray, change: Change) -> tuple[np.ndarray, np.ndarray]:

@@ -29,9 +29,9 @@ def read_frame(path: str | Path, frame_index: int) -> np.ndarray:
     cine = _open_cine(path)
     if not 0 <= frame_index < len(cine):
         raise DataError(f"{path}: no frame {frame_index}; allowed: 0 to {len(cine) - 1}")
-    frame = _as_uint8(np.asarray(cine[frame_index]), path)
+    frame = _as_uint8(np.array(cine[frame_index]), path)  # a copy, so that the file is let go
     frame = frame[..., None] if frame.ndim == 2 else frame
-    return np.ascontiguousarray(np.broadcast_to(frame, (*frame.shape[:2], 3)))
+    return np.repeat(frame, 3, axis=2) if frame.shape[2] == 1 else frame
 
 
 def _open_cine(path: str | Path) -> np.ndarray:

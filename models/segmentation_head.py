@@ -5,11 +5,14 @@ therefore reads the picture a second time through a few convolutions at half, qu
 the pyramid on the way up.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 DETAIL_CHANNELS = (32, 64, 96)
+VESSEL_SHARE = 0.07  # of the pixels of a frame; measured on the phantom's true masks, 2026-11-21
 CONTRAST_WINDOW = 1 / 12  # of the image side: wider than any vessel, narrower than a lung field
 
 
@@ -60,6 +63,8 @@ class VesselSegmentationHead(nn.Module):
         self.to_half = nn.Conv2d(quarter, half, 1)
         self.merge_half = conv_block(2 * half, half)
         self.logits = nn.Conv2d(half, 4, 3, padding=1)
+        # Start from the share of vessel pixels (Lin et al., ICCV 2017), not from half the picture.
+        nn.init.constant_(self.logits.bias, math.log(VESSEL_SHARE / (1 - VESSEL_SHARE)))
 
     def forward(self, features: list[torch.Tensor], image: torch.Tensor) -> torch.Tensor:
         half = self.detail_half(F.pixel_unshuffle(local_contrast(image), 2))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from phantom.builder import Course, TreeBuilder
 from phantom.growth import grow, unit
 
 OUT, IN, SIDE = "out", "in", "side"  # away from the heart's middle, into the septum, along the surface
@@ -53,11 +54,11 @@ KINDS = {
         Kind("second right posterolateral", (1, 3), (0.2, 0.9), (0.5, 0.9), (8, 20), SIDE))}
 
 
-def add_small_branches(builder) -> None:
-    """Grow all small branches of one tree onto a `TreeBuilder`, by its random generator."""
+def add_small_branches(builder: TreeBuilder, side: str) -> None:
+    """Grow all small branches of one side's tree, by the builder's random generator."""
     rng = builder.rng
-    abundance = rng.uniform(0.6, 1.3)  # some trees show few branches, some many
-    for kind in KINDS[builder.side]:
+    abundance = rng.uniform(0.7, 1.6)  # some trees show few branches, some many
+    for kind in KINDS[side]:
         if kind.parent not in builder.lines:
             continue
         low, high = kind.count
@@ -66,29 +67,30 @@ def add_small_branches(builder) -> None:
             _add_branch(builder, kind, rng)
 
 
-def _add_branch(builder, kind: Kind, rng: np.random.Generator) -> None:
+def _add_branch(builder: TreeBuilder, kind: Kind, rng: np.random.Generator) -> None:
     trunk = builder.lines[kind.parent]
     at = int(np.clip(rng.uniform(*kind.place) * len(trunk.points_mm), 4, len(trunk.points_mm) - 5))
-    diameter = min(rng.uniform(*kind.diameter_mm) * builder.caliber, 0.75 * trunk.diameter_mm[at])
+    diameter = min(rng.uniform(*kind.diameter_mm) * builder.anatomy.caliber, 0.75 * trunk.diameter_mm[at])
     name = _add_grown(builder, kind, at, diameter, rng.uniform(*kind.length_mm), rng)
     for _ in range(rng.integers(0, kind.twigs + 1)):
-        twig = Kind(name, (1, 1), (0.25, 0.85), (0.5, 0.5), (6, 16), SIDE, cass_id=0)
+        twig = Kind(name, (1, 1), (0.2, 0.85), (0.5, 0.5), (7, 20), SIDE, cass_id=0)
         own = builder.lines[name]
         spot = int(np.clip(rng.uniform(*twig.place) * len(own.points_mm), 2, len(own.points_mm) - 3))
         _add_grown(builder, twig, spot, 0.75 * own.diameter_mm[spot], rng.uniform(*twig.length_mm), rng)
 
 
-def _add_grown(builder, kind: Kind, at: int, diameter: float, length: float, rng: np.random.Generator) -> str:
-    trunk, heart = builder.lines[kind.parent], builder.heart_mm
+def _add_grown(builder: TreeBuilder, kind: Kind, at: int, diameter: float, length: float, rng: np.random.Generator) -> str:
+    trunk, heart = builder.lines[kind.parent], builder.anatomy.heart_mm
     start = trunk.points_mm[at]
-    along = unit(trunk.points_mm[min(at + 3, len(trunk.points_mm) - 1)] - trunk.points_mm[max(at - 3, 0)])
+    along = trunk.direction(at, 3)
     path = grow(start, _heading(kind, start, along, heart, rng), length, heart, rng,
                 toward=_aim(kind, start, builder, rng), pull=0.05, wander=0.18,
                 surface=0.0 if kind.way == IN else 0.6)
     path = np.concatenate([path[:1], path[2::2]])
     taper = np.linspace(diameter, max(0.4, 0.5 * diameter), len(path))
     name = f"{kind.parent} branch {len(builder.lines)}"
-    builder.add(name, path, taper, np.full(len(path), kind.cass_id), parent=kind.parent, at=at, tortuosity=1.3)
+    course = Course(path, taper, np.full(len(path), kind.cass_id))
+    builder.add(name, course, parent=kind.parent, at=at, tortuosity=1.6)
     return name
 
 
@@ -103,7 +105,7 @@ def _heading(kind: Kind, start, along, heart, rng: np.random.Generator) -> np.nd
     return np.cos(angle) * along + np.sin(angle) * across
 
 
-def _aim(kind: Kind, start, builder, rng: np.random.Generator) -> np.ndarray:
+def _aim(kind: Kind, start, builder: TreeBuilder, rng: np.random.Generator) -> np.ndarray:
     if kind.aim is not None:
         return np.asarray(kind.aim) + rng.normal(0, 0.2, 3)
-    return builder.apex_mm - start + rng.normal(0, 15, 3)
+    return builder.anatomy.apex_mm - start + rng.normal(0, 15, 3)

@@ -1,18 +1,20 @@
-"""The guide catheter, a guide wire in the vessel, and a guide's blush of contrast in the aortic root."""
+"""The guide catheter, and the blush of contrast that leaks from it into the aortic root."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.interpolate import CubicSpline
 
 from phantom.carm import CArm
 from phantom.growth import unit
-from phantom.rendering import path_length
+from phantom.rendering import STEP_PX, path_length
 from phantom.tree import Tree
 
 FRENCH_MM = 1 / 3
-WALL_SHARE = 0.80  # inner by outer diameter; a 6 F guide has a lumen of 1.8 mm in 2.0 mm, older ones less
+LUMEN_SHARE = 0.80  # inner by outer diameter; a 6 F guide has a lumen of 1.8 mm in 2.0 mm, diagnostic ones less
+LUMEN_CLEARS = 0.88  # the rest of the wall's opacity is there across the lumen too, as blur and braid make it look
 # Waypoints of a guide from the ostium back to the descending or subclavian side, mm from the ostium.
 WAYPOINTS = {"left": ((-9, 4, -3), (-26, 8, -6), (-31, 30, -8), (-24, 62, -12), (-8, 100, -24), (4, 150, -40)),
              "right": ((5, 4, -3), (14, 16, -8), (16, 40, -12), (12, 70, -16), (2, 105, -26), (-4, 150, -40))}
@@ -20,7 +22,7 @@ WAYPOINTS = {"left": ((-9, 4, -3), (-26, 8, -6), (-31, 30, -8), (-24, 62, -12), 
 
 @dataclass(frozen=True)
 class Catheter:
-    """A guide's course (n, 3) in mm, tip first, its outer diameter, and opacities (per mm) of wall and filling."""
+    """A guide's course (n, 3) in mm, tip first, its outer diameter, and the opacity of its wall per mm, and whether contrast is inside."""
 
     points_mm: np.ndarray
     outer_mm: float
@@ -45,36 +47,36 @@ def draw_catheter(tree: Tree, side: str, rng: np.random.Generator) -> Catheter:
                     bool(rng.random() < 0.75))
 
 
-def catheter_opacity(catheter: Catheter, carm: CArm, contrast_opacity: float, concentration: float,
-                     shift_mm: np.ndarray) -> np.ndarray:
-    """Opacity (natural log) that a guide adds to each ray: wall, and contrast inside. (size, size) float32."""
-    points = catheter.points_mm + shift_mm
-    _, px_per_mm = carm.project(points)
-    points = _resampled(points, 0.7 / px_per_mm.mean())
+class GuideOpacity(NamedTuple):
+    """Opacity of a guide on the detector, (size, size) float32 each: its wall, and its filling at full contrast."""
+
+    wall: np.ndarray
+    filling: np.ndarray
+
+
+def catheter_opacity(catheter: Catheter, carm: CArm, opacity_per_mm: float) -> GuideOpacity:
+    """How much light a guide takes from each ray, natural log: darker rims, because its wall is seen edge-on there."""
+    _, px_per_mm = carm.project(catheter.points_mm)
+    points = _resampled(catheter.points_mm, STEP_PX / px_per_mm.mean())
     line, ones = np.zeros(len(points), int), np.ones(len(points))
-    outer = path_length(points, ones * catheter.outer_mm / 2, line, ones, carm)
-    inner = path_length(points, ones * catheter.outer_mm * WALL_SHARE / 2, line, ones, carm)
-    filling = contrast_opacity * concentration if catheter.filled else 0.0
-    return catheter.wall_opacity * (outer - inner) + (0.12 * catheter.wall_opacity + filling) * inner
+    outer, inner = (path_length(points, ones * width / 2, line, ones, carm)
+                    for width in (catheter.outer_mm, catheter.outer_mm * LUMEN_SHARE))
+    return GuideOpacity(catheter.wall_opacity * (outer - LUMEN_CLEARS * inner), catheter.filled * opacity_per_mm * inner)
 
 
-def root_blush(carm: CArm, side: str, rng: np.random.Generator) -> np.ndarray:
-    """A soft cloud of contrast that leaks back into the aortic root, peak 1. (size, size) float32."""
-    home = np.array([-9.0, 3.0, -3.0]) if side == "left" else np.array([6.0, 4.0, -3.0])
+def root_blush(carm: CArm, tree: Tree, rng: np.random.Generator) -> np.ndarray:
+    """A soft cloud of contrast that leaks back into the aortic root, often none. (size, size) float32 opacity."""
     y, x = np.mgrid[0:carm.size_px, 0:carm.size_px].astype(np.float32)
     cloud = np.zeros_like(x)
+    strength = float(rng.choice([0.0, rng.uniform(0.05, 0.5)]))
+    home = tree.wall_mm[0] - 9 * unit(tree.wall_mm[12] - tree.wall_mm[0])
+    if strength == 0:
+        return cloud
     for _ in range(int(rng.integers(2, 6))):
         (place,), (scale,) = carm.project((home + rng.normal(0, 4.5, 3))[None])
-        sx, sy = rng.uniform(1.5, 6.0, 2) * scale
-        cloud += rng.uniform(0.3, 1) * np.exp(-((x - place[0]) / sx) ** 2 - ((y - place[1]) / sy) ** 2)
-    return cloud / max(float(cloud.max()), 1e-6)
-
-
-def wire_path(tree: Tree, cass_id: int, rng: np.random.Generator) -> np.ndarray:
-    """A guide wire along the line that carries the segment, from its start to near its tip: (n, 3) mm."""
-    own = np.flatnonzero(tree.line == tree.line[tree.segment(cass_id)[0]])
-    own = own[:max(8, int(len(own) * rng.uniform(0.7, 0.98)))]
-    return tree.center_mm[own] + 0.25 * unit(tree.center_mm[own] - tree.heart_mm) * tree.lumen_mm[own, None]
+        wide, high = rng.uniform(1.5, 6.0, 2) * scale
+        cloud += rng.uniform(0.3, 1) * np.exp(-((x - place[0]) / wide) ** 2 - ((y - place[1]) / high) ** 2)
+    return strength * cloud / max(float(cloud.max()), 1e-6)
 
 
 def _resampled(points: np.ndarray, step_mm: float) -> np.ndarray:

@@ -12,7 +12,7 @@ class Detector:
     """One examination's imaging chain; lengths in px of a 512 px frame, light as shares of full white.
 
     exposure: grey of empty tissue. veil: scattered light. noise: SD at that grey. halo: strength and width of edge
-    enhancement. jpeg: quality, 0 for none. border (size, size) float32: share of light that passes the collimator.
+    enhancement. flatten: how far coarse brightness differences are evened out, 0-1. jpeg: quality, 0 for none. border (size, size) float32: share of light that passes the collimator.
     open_field (size, size) bool: where it is open.
     """
 
@@ -24,6 +24,7 @@ class Detector:
     grain_px: float
     halo: float
     halo_px: float
+    flatten: float
     jpeg: int
     border: np.ndarray
     open_field: np.ndarray
@@ -34,10 +35,10 @@ def draw_detector(size: int, rng: np.random.Generator) -> Detector:
     """A random imaging chain with its collimator; ranges by eye against eight real frames (mean grey 75-138)."""
     border, open_field = _collimator(size, rng)
     return Detector(
-        exposure=rng.uniform(0.30, 0.52), gamma=rng.uniform(0.8, 1.25), veil=rng.uniform(0.0, 0.12),
+        exposure=rng.uniform(0.32, 0.54), gamma=rng.uniform(0.8, 1.2), veil=rng.uniform(0.05, 0.35),
         blur_px=rng.uniform(0.5, 1.1), noise=float(np.exp(rng.uniform(np.log(0.0045), np.log(0.018)))),
-        grain_px=rng.uniform(0.4, 1.1), halo=rng.choice([0.0, rng.uniform(0.2, 1.0)]),
-        halo_px=rng.uniform(2, 9), jpeg=int(rng.choice([0, rng.integers(70, 97)])),
+        grain_px=rng.uniform(0.4, 1.1), halo=float(rng.choice([0.0, rng.uniform(0.2, 1.0)])),
+        halo_px=rng.uniform(2, 9), flatten=float(rng.choice([0.0, rng.uniform(0.2, 0.7)])), jpeg=int(rng.choice([0, rng.integers(70, 97)])),
         border=border, open_field=open_field, border_grey=rng.uniform(0.01, 0.12))
 
 
@@ -68,11 +69,20 @@ def take_picture(opacity: np.ndarray, detector: Detector, rng: np.random.Generat
     light += _grain(light.shape, detector, scale, rng) * np.sqrt(np.maximum(light, 0.01) / detector.exposure)
     if detector.halo:
         light += detector.halo * (light - cv2.GaussianBlur(light, (0, 0), detector.halo_px * scale))
-    # A display curve that compresses highlights, as the window of a workstation does.
-    grey = np.clip(light, 0, None) ** detector.gamma
-    grey = np.where(grey < 0.6, grey, 0.6 + 0.4 * np.tanh((grey - 0.6) / 0.4))
-    picture = np.clip(grey * 255 + 0.5, 0, 255).astype(np.uint8)
+    if detector.flatten:
+        coarse = cv2.resize(light, None, fx=1 / 16, fy=1 / 16, interpolation=cv2.INTER_AREA)
+        coarse = cv2.GaussianBlur(coarse, (0, 0), 2.5 * scale)
+        coarse = cv2.resize(np.maximum(coarse, 0.05), light.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        light *= (detector.exposure / coarse) ** detector.flatten * detector.border.clip(0, 1)
+    picture = _display_curve(detector.gamma)[np.clip(light * 2048, 0, 4095).astype(np.uint16)]
     return compressed(picture, detector.jpeg) if detector.jpeg else picture
+
+
+def _display_curve(gamma: float) -> np.ndarray:
+    """Grey value for light 0 to 2 in 4096 steps; highlights are compressed, as in a workstation's window. uint8."""
+    grey = (np.arange(4096) / 2048) ** gamma
+    grey = np.where(grey < 0.6, grey, 0.6 + 0.4 * np.tanh((grey - 0.6) / 0.4))
+    return np.clip(grey * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
 def compressed(picture: np.ndarray, quality: int) -> np.ndarray:

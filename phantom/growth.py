@@ -1,6 +1,8 @@
 """Vessels grown step by step over the heart's surface: far parts and small branches that no table gives."""
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
@@ -26,8 +28,9 @@ def grow(start: np.ndarray, direction: np.ndarray, length_mm: float, heart_mm: n
     aim = np.zeros(3) if toward is None else unit(np.asarray(toward, float))
     for bend in bends:
         heading = heading + pull * aim + wander * bend
-        outward = unit(path[-1] - heart_mm)
-        heading = unit(heading - surface * np.dot(heading, outward) * outward)
+        outward = path[-1] - heart_mm
+        heading = heading - surface * (heading @ outward) / (outward @ outward) * outward
+        heading = heading / math.sqrt(heading @ heading)
         path.append(path[-1] + STEP_MM * heading)
     return np.array(path)
 

@@ -8,7 +8,7 @@ from phantom.carm import CArm
 from phantom.rendering import outline
 from phantom.tree import Tree
 
-CHUNK = 8  # samples a polygon: short enough that the outline of a bend does not cross itself
+CHUNK = 12  # samples a polygon: short enough that the outline of a bend does not cross itself
 LEAST_HALF_WIDTH_PX = 0.6  # a thinner vessel still darkens about one pixel
 LEAST_DARKENING = 0.035  # of the light behind it; about the noise of the frames made here (see detector.py)
 
@@ -30,14 +30,15 @@ def at_least(left_px: np.ndarray, right_px: np.ndarray, half_width_px: float) ->
     return middle - half, middle + half
 
 
-def visible_samples(tree: Tree, carm: CArm, opacity_per_mm: float, concentration: np.ndarray, blur_px: float) -> np.ndarray:
+def visible_samples(tree: Tree, carm: CArm, opacity_per_mm: float, concentration: np.ndarray, blur_px: float,
+                    veil: float) -> np.ndarray:
     """Which samples darken the picture enough to be seen, (P,) bool; nothing beyond a line's last visible sample.
 
-    The darkening of a vessel of width w px under a blur of sigma s px is about w / sqrt(w^2 + (2 s)^2) of its own.
+    veil: share of scattered light. The darkening of a vessel of width w px under a blur of sigma s px is about w / sqrt(w^2 + (2 s)^2) of its own.
     """
     _, px_per_mm = carm.project(tree.center_mm)
     width_px = tree.lumen_mm * px_per_mm
-    darkening = 1 - np.exp(-opacity_per_mm * concentration * tree.lumen_mm)
+    darkening = (1 - veil) * (1 - np.exp(-opacity_per_mm * concentration * tree.lumen_mm))
     seen = darkening * width_px / np.hypot(width_px, 2 * blur_px) > LEAST_DARKENING
     index = np.arange(len(seen))
     last = np.full(tree.line.max() + 1, -1)

@@ -5,6 +5,7 @@ The counts of the user's own table (748 rows, 521 train / 227 val) are followed 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,13 +13,25 @@ USER_ROWS = {1: 42, 2: 126, 3: 28, 4: 38, 12: 87, 13: 192, 14: 19, 15: 55, 16: 1
 USER_PATIENTS = 300  # so many give the user's 748 rows with about 2.5 rows each
 VAL_SHARE = 227 / 748
 PHASES = ("PRE", "FINAL", "EVENT")
-VESSEL = {  # CASS id -> (vessel_name, vessel_pattern, segment name)
-    1: ("RCA", "PROX_RCA", "Proximal RCA"), 2: ("RCA", "MID_RCA", "Mid RCA"), 3: ("RCA", "DIST_RCA", "Distal RCA"),
-    4: ("PDA", "PDA", "Right posterior descending (PDA)"), 12: ("LAD", "PROX_LAD", "Proximal LAD"),
-    13: ("LAD", "MID_LAD", "Mid LAD"), 14: ("LAD", "DIST_LAD", "Distal LAD"), 15: ("LAD", "D1", "First diagonal"),
-    16: ("LAD", "D2", "Second diagonal"), 18: ("LCX", "PROX_LCX", "Proximal LCX"),
-    19: ("LCX", "MID_LCX", "Mid/distal LCX"), 20: ("LCX", "OM1", "First obtuse marginal"),
-    21: ("LCX", "OM2", "Second obtuse marginal"), 28: ("Ramus", "RAMUS", "Ramus intermedius")}
+
+
+class Vessel(NamedTuple):
+    """A segment in the words of the CSV and of the contours JSON."""
+
+    name: str
+    pattern: str
+    segment: str
+
+
+VESSEL = {
+    1: Vessel("RCA", "PROX_RCA", "Proximal RCA"), 2: Vessel("RCA", "MID_RCA", "Mid RCA"),
+    3: Vessel("RCA", "DIST_RCA", "Distal RCA"), 4: Vessel("PDA", "PDA", "Right posterior descending (PDA)"),
+    12: Vessel("LAD", "PROX_LAD", "Proximal LAD"), 13: Vessel("LAD", "MID_LAD", "Mid LAD"),
+    14: Vessel("LAD", "DIST_LAD", "Distal LAD"), 15: Vessel("LAD", "D1", "First diagonal"),
+    16: Vessel("LAD", "D2", "Second diagonal"), 18: Vessel("LCX", "PROX_LCX", "Proximal LCX"),
+    19: Vessel("LCX", "MID_LCX", "Mid/distal LCX"), 20: Vessel("LCX", "OM1", "First obtuse marginal"),
+    21: Vessel("LCX", "OM2", "Second obtuse marginal"), 28: Vessel("Ramus", "RAMUS", "Ramus intermedius")}
+# What a segment is most easily taken for, for the column of the segment as first recorded.
 MISTAKEN_FOR = {1: 2, 2: 3, 3: 2, 4: 3, 12: 13, 13: 12, 14: 13, 15: 16, 16: 15, 18: 19, 19: 18, 20: 21, 21: 20, 28: 20}
 RIGHT_SEGMENTS = frozenset((1, 2, 3, 4))
 

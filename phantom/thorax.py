@@ -34,7 +34,9 @@ def draw_thorax(size: int, heart: tuple[float, float, float, float], rng: np.ran
         _add_ribs(thorax, x, y, in_lung, rng)
     if rng.random() < 0.45:
         _add_spine(thorax, x, y, rng)
-    _add_texture(thorax, size, in_lung, rng)
+    _add_texture(thorax, size, rng)
+    _add_lung_vessels(thorax, size, in_lung, rng)
+    _add_outlines(thorax, size, rng)
     _add_hardware(thorax, size, rng)
     return thorax
 
@@ -43,9 +45,13 @@ def smooth_noise(size: int, cells: float, rng: np.random.Generator) -> np.ndarra
     """A smooth random field with about `cells` hills a side, SD about 1: (size, size) float32."""
     count = int(np.ceil(cells)) + 3
     grid = rng.standard_normal((count, count)).astype(np.float32)
-    grown = cv2.resize(grid, None, fx=size / cells, fy=size / cells, interpolation=cv2.INTER_CUBIC)
-    start = int(size / cells)
-    return grown[start:start + size, start:start + size] * 1.4
+    # Drawn small, then enlarged, where that loses nothing: an eighth of a hill is a smooth piece of it.
+    small = size if cells > size / 32 else -(-size // 4)
+    scale = cells / small
+    matrix = np.float32([[scale, 0, 1], [0, scale, 1]])
+    field = cv2.warpAffine(grid, matrix, (small, small), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+                           borderMode=cv2.BORDER_REFLECT)
+    return (field if small == size else cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR)) * 1.4
 
 
 def _stretched_noise(size: int, cells: float, stretch: float, angle: float, rng: np.random.Generator) -> np.ndarray:
@@ -73,11 +79,11 @@ def _add_lung(thorax: Thorax, x, y, heart, rng: np.random.Generator) -> np.ndarr
     dx, dy = x - middle_x - rng.normal(0, 0.03), y - middle_y - rng.normal(0, 0.04)
     u, v = dx * np.cos(turn) + dy * np.sin(turn), -dx * np.sin(turn) + dy * np.cos(turn)
     radius = np.hypot(u / (half_x * grow), v / (half_y * grow))
-    softness = rng.choice([0.01, 0.03, 0.08], p=[0.3, 0.4, 0.3])
+    softness = float(rng.choice([0.01, 0.03, 0.08], p=[0.3, 0.4, 0.3]))
     side = np.radians(rng.normal(-35, 40) if rng.random() < 0.8 else rng.uniform(0, 360))
     facing = _step((x - middle_x) * np.cos(side) + (y - middle_y) * np.sin(side) - rng.uniform(0.0, 0.25), rng.uniform(0.05, 0.15))
     lung = _step(radius - 1, softness) * facing
-    depth = rng.choice([rng.uniform(0.05, 0.3), rng.uniform(0.3, 0.8)])
+    depth = float(rng.choice([rng.uniform(0.05, 0.3), rng.uniform(0.3, 0.8)]))
     thorax.opacity -= depth * lung * (1 + 0.12 * smooth_noise(len(x), 6, rng))
     angles = side + np.linspace(-0.9, 0.9, 60)
     rim_u = half_x * float(grow.mean()) * np.cos(angles)
@@ -94,7 +100,7 @@ def _add_diaphragm(thorax: Thorax, x, y, rng: np.random.Generator) -> None:
         top, middle, width = rng.uniform(0.5, 0.98), rng.uniform(0.1, 1.0), rng.uniform(0.5, 1.4)
         tilt, depth = rng.normal(0, 0.15), rng.uniform(0.1, 0.4)
         curve = top + 0.5 * ((x - middle) / width) ** 2 * rng.uniform(0.5, 1.5) + tilt * (x - middle)
-        softness = rng.choice([0.002, 0.005, 0.015])
+        softness = float(rng.choice([0.002, 0.005, 0.015]))
         below = _step(y - curve, softness)
         fade = np.exp(-np.maximum(y - curve, 0) / rng.uniform(0.2, 1.0))
         thorax.opacity += depth * below * (0.5 + 0.5 * fade)
@@ -113,8 +119,8 @@ def _add_ribs(thorax: Thorax, x, y, in_lung, rng: np.random.Generator) -> None:
     position = (y - curve) / period + rng.uniform(0, 1) + 0.04 * smooth_noise(len(x), 4, rng)
     within = position % 1.0
     band = _step(within - 0.5 + share / 2, 0.02) * _step(0.5 + share / 2 - within, 0.02)
-    rim = np.exp(-((np.abs(within - 0.5) - share / 2) / rng.uniform(0.02, 0.05)) ** 2)
-    strength = rng.uniform(0.02, 0.09) * (0.25 + 0.9 * in_lung)
+    rim = np.exp(-((np.abs(within - 0.5) - share / 2) / rng.uniform(0.012, 0.05)) ** 2)
+    strength = rng.uniform(0.02, 0.12) * (0.3 + 0.9 * in_lung)
     thorax.opacity += strength * (band + rng.uniform(0.2, 0.9) * rim)
     xs = np.linspace(0.02, 0.98, 60)
     offset = (rng.integers(0, 6) + 0.5 + share / 2) * period
@@ -123,7 +129,7 @@ def _add_ribs(thorax: Thorax, x, y, in_lung, rng: np.random.Generator) -> None:
 
 def _add_spine(thorax: Thorax, x, y, rng: np.random.Generator) -> None:
     """A dark column with vertebrae: endplates, disc spaces, wavy outlines."""
-    middle, half = rng.choice([rng.uniform(-0.05, 0.3), rng.uniform(0.7, 1.05)]), rng.uniform(0.09, 0.16)
+    middle, half = float(rng.choice([rng.uniform(-0.05, 0.3), rng.uniform(0.7, 1.05)])), rng.uniform(0.09, 0.16)
     lean, period = rng.normal(0, 0.12), rng.uniform(0.17, 0.26)
     across = x - middle - lean * (y - 0.5)
     level = y / period + rng.uniform(0, 1) + rng.normal(0, 0.25) * across + 0.06 * smooth_noise(len(x), 5, rng)
@@ -138,23 +144,37 @@ def _add_spine(thorax: Thorax, x, y, rng: np.random.Generator) -> None:
     thorax.edges.append(np.stack([middle + lean * (ys - 0.5) + half, ys], axis=1))
 
 
-def _add_texture(thorax: Thorax, size: int, in_lung, rng: np.random.Generator) -> None:
-    """Tissue from coarse to fine, and thin streaks, dark and bright, like vessels of the lung."""
+def _add_texture(thorax: Thorax, size: int, rng: np.random.Generator) -> None:
+    """Tissue from coarse to fine."""
     amount = rng.uniform(0.5, 1.5)
     patches = 1 + 0.45 * np.clip(smooth_noise(size, 4, rng), -1.5, 1.5)
     for cells, strength in TEXTURE:
         layer = amount * strength * rng.uniform(0.5, 1.5) * smooth_noise(size, cells, rng)
         thorax.opacity += layer * patches if cells > 5 else layer
-    for _ in range(int(rng.integers(2, 7))):
-        field = _stretched_noise(size, rng.uniform(4, 16), rng.uniform(1.5, 5), rng.uniform(0, np.pi), rng)
-        ridge = np.exp(-(field / rng.uniform(0.15, 0.5)) ** 2)
+
+
+def _add_lung_vessels(thorax: Thorax, size: int, in_lung, rng: np.random.Generator) -> None:
+    """Thin streaks, dark and bright, mostly over the lung: lines that are not coronary vessels."""
+    for _ in range(int(rng.integers(2, 8))):
+        field = _stretched_noise(size, rng.uniform(5, 22), rng.uniform(1.5, 5), rng.uniform(0, np.pi), rng)
+        ridge = np.exp(-(field / rng.uniform(0.1, 0.4)) ** 2)
         where = np.clip(smooth_noise(size, 5, rng), 0, 1.5) * (0.6 + in_lung)
-        thorax.opacity += rng.choice([-1, 1]) * rng.uniform(0.015, 0.06) * ridge * where
+        thorax.opacity += float(rng.choice([-1, 1])) * rng.uniform(0.02, 0.09) * ridge * where
+
+
+def _add_outlines(thorax: Thorax, size: int, rng: np.random.Generator) -> None:
+    """Borders of organs, folds and bones that overlap: faint steps along wandering lines, some with a rim."""
+    for _ in range(int(rng.integers(1, 6))):
+        field = _stretched_noise(size, rng.uniform(1.5, 6), rng.uniform(1, 3), rng.uniform(0, np.pi), rng)
+        level, sharp = rng.normal(0, 0.6), rng.uniform(0.02, 0.12)
+        step = _step(field - level, sharp)
+        rim = np.exp(-((field - level) / (1.5 * sharp)) ** 2)
+        thorax.opacity += rng.uniform(0.02, 0.11) * step + float(rng.choice([0, rng.uniform(-0.08, 0.08)])) * rim
 
 
 def _add_hardware(thorax: Thorax, size: int, rng: np.random.Generator) -> None:
     """Sternal wires, surgical clips, a pacing lead, an ECG electrode with its cable: some, seldom."""
-    for chance, draw in ((0.12, _lead), (0.08, _sternal_wires), (0.08, _clips), (0.10, _electrode)):
+    for chance, draw in ((0.10, _lead), (0.05, _sternal_wires), (0.06, _clips), (0.08, _electrode)):
         if rng.random() < chance:
             layer = np.zeros((size, size), np.uint8)
             curve = draw(layer, size, rng)

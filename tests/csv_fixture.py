@@ -14,7 +14,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
 from skimage.draw import polygon2mask
 
 DEEPSA_SIDE = 512
@@ -64,8 +63,7 @@ def _write_row(folder, number, patient_id, split, size, frames, rng) -> dict:
     if number % 4 == 2:
         cine = cine.astype(np.float32) / 255
     left, right = _edges(centerline, radii)
-    outline = np.concatenate([left, right[::-1]])
-    segment = polygon2mask((size, size), outline[:, ::-1]).astype(np.uint8)
+    segment = polygon2mask((size, size), _outline(centerline, radii)[:, ::-1]).astype(np.uint8)
 
     name = f"{patient_id}_{number:03d}"
     suffix = "png" if number % 2 else "npy"
@@ -109,15 +107,11 @@ def _vessel_tree(size, rng) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def _tubes(branches, size, side) -> np.ndarray:
     """The tubes as a bool (side, side) mask; their coordinates are those of a `size` x `size` frame."""
-    grid = (np.arange(side) + 0.5) * size / side - 0.5
-    pixels = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
-    mask = np.zeros(len(pixels), bool)
+    mask = np.zeros((side, side), bool)
     for points, radii in branches:
-        reach = radii.max()
-        near = ((pixels >= points.min(0) - reach) & (pixels <= points.max(0) + reach)).all(1)
-        distance, nearest = cKDTree(points).query(pixels[near], distance_upper_bound=reach)
-        mask[near] |= distance <= np.append(radii, 0.0)[nearest]  # beyond the bound: (inf, len(points))
-    return mask.reshape(side, side)
+        outline = _outline(points[::8], radii[::8])
+        mask |= polygon2mask((side, side), (outline[:, ::-1] + 0.5) * side / size - 0.5)
+    return mask
 
 
 def _cine(truth, frames, filled_frame, rng) -> np.ndarray:
@@ -126,6 +120,11 @@ def _cine(truth, frames, filled_frame, rng) -> np.ndarray:
     absorbed = cv2.GaussianBlur(truth.astype(np.float32), (0, 0), 0.7)
     grey = 170 - 80 * filling[:, None, None] * absorbed + rng.normal(0, 4, (frames, *truth.shape))
     return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _outline(centerline, radii) -> np.ndarray:
+    left, right = _edges(centerline, radii)
+    return np.concatenate([left, right[::-1]])
 
 
 def _edges(centerline, radii) -> tuple[np.ndarray, np.ndarray]:

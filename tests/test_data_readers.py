@@ -73,6 +73,7 @@ def test_read_frame_takes_every_listed_shape_and_type(tmp_path, dtype, colour):
     frame = read_frame(tmp_path / "c.npy", 2)
     assert frame.dtype == np.uint8 and frame.shape == (20, 30, 3)
     np.testing.assert_array_equal(frame, cine[2])
+    frame[:] = 0  # a copy of its own, not the file
     assert cine_shape(tmp_path / "c.npy") == (4, 20, 30)
 
 

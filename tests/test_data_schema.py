@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import cv2
@@ -27,9 +28,16 @@ def _write(csv_path: Path, rows: list[dict], columns=None, encoding="utf-8", del
         writer.writerows(rows)
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    return write_tiny_dataset(tmp_path_factory.mktemp("template")).parent
+
+
 @pytest.fixture
-def tiny(tmp_path) -> Path:
-    return write_tiny_dataset(tmp_path)
+def tiny(template, tmp_path) -> Path:
+    """The CSV of a fresh copy, to be spoiled."""
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "dataset.csv"
 
 
 def test_table_has_local_paths_angles_and_whole_numbers(tiny):

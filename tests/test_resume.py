@@ -1,5 +1,6 @@
 """A run that was cut off and resumed ends with the same bits as one that was not."""
 
+import os
 import random
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from tests.csv_fixture import write_tiny_dataset
 from tests.tiny_training import STAGE, compute_loss, options, run, score_batch
 from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from utils.distributed import Ranks
+from utils.files import write_text_atomic
 from utils.history import TIME_FIELDS, read_history
 from utils.run_files import RunFiles
 
@@ -63,6 +65,23 @@ def assert_equal(one, other, where="run"):
         assert torch.equal(one, other), where
     else:
         assert one == other, where
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Same bits need the same number of threads; and these models are too small for two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plain_curves():
+    """A file in the picture's place, written alike: drawing it is most of such a run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("utils.run_files.save_curves", lambda path, lines, panels: write_text_atomic(path, str(len(lines))))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -145,28 +164,49 @@ def test_checkpoints_that_cannot_be_resumed_say_why(tmp_path):
         run(Ranks(), options(folder=tmp_path, rows=4, epochs=1, resume=True))
 
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
 def start(command):
-    return subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ONE_THREAD
+    )
 
 
 def finish(command):
-    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=600, env=ONE_THREAD
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
-def test_a_real_kill_on_two_ranks(tmp_path):
-    def command(folder, *more):
-        return ["-m", "tests.tiny_training", "--folder", folder, "--world-size", 2, "--rows", 11, "--epochs", 2, *more]
+def tiny_command(folder, *more):
+    sizes = [part for name, value in SIZE.items() for part in (f"--{name.replace('_', '-')}", value)]
+    return ["-m", "tests.tiny_training", "--folder", folder, *sizes, *more]
 
-    process = start(command(tmp_path / "killed", "--step-seconds", 0.05))
+
+def kill_at(moment, command):
+    """SIGKILL `command` when it has said `moment`; returns when it and all its ranks are gone."""
+    process = start(command)
     for line in process.stdout:
-        if "pass 4" in line:
+        if moment in line:
             break
     process.kill()
     process.wait()
     process.stdout.read()  # ends when the last rank has gone with its parent
-    finish(command(tmp_path / "killed", "--resume"))
-    finish(command(tmp_path / "whole"))
+
+
+def test_a_real_kill(tmp_path, unbroken):
+    kill_at(f"pass {random.randint(2, PASSES)}\n", tiny_command(tmp_path, "--step-seconds", 0.02))
+    run(Ranks(), options(folder=tmp_path, resume=True, **SIZE))
+    assert_equal(outcome(tmp_path), unbroken)
+
+
+@pytest.mark.slow
+def test_a_real_kill_on_two_ranks(tmp_path):
+    kill_at("pass 5\n", tiny_command(tmp_path / "killed", "--step-seconds", 0.05, "--world-size", 2))
+    finish(tiny_command(tmp_path / "killed", "--resume", "--world-size", 2))
+    finish(tiny_command(tmp_path / "whole", "--world-size", 2))
     assert_equal(outcome(tmp_path / "killed"), outcome(tmp_path / "whole"))
 
 

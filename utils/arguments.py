@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 # A side that the ViT's patches (14) and windows (24) divide: 336 = 14 * 24. 1008 is SAM 3's own size.
+IMAGE_SIZE_STEP = 336
 DEFAULT_IMAGE_SIZE = {"sam3": 1008, "sam3-tiny": 336}
 
 
@@ -79,8 +80,11 @@ def parse_path_maps(values: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def choose_image_size(backbone: str, image_size: int | None) -> int:
-    """The side in pixels that was asked for, or the backbone's own default."""
-    return image_size if image_size is not None else DEFAULT_IMAGE_SIZE.get(backbone, 1008)
+    """The side in pixels that was asked for, or the backbone's own default; ValueError unless a multiple of 336."""
+    size = DEFAULT_IMAGE_SIZE.get(backbone, 1008) if image_size is None else image_size
+    if size < IMAGE_SIZE_STEP or size % IMAGE_SIZE_STEP:
+        raise ValueError(f"--image-size {size}: allowed is a multiple of {IMAGE_SIZE_STEP} (336, 672, 1008)")
+    return size
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from utils.files import save_figure_atomic, write_text_atomic
 
 # Fields of a line that differ between two runs of the same bits.
-TIME_FIELDS = ("train_seconds", "val_seconds", "train_samples_per_second", "finished_at")
+TIME_FIELDS = ("train_seconds", "train_samples_per_second", "finished_at")
 
 
 def write_history(path: str | Path, lines: Sequence[Mapping]) -> None:

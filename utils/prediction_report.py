@@ -49,8 +49,9 @@ def describe_checkpoint(path: Path, checkpoint: dict) -> dict:
     """Return what tells one set of weights from another, as plain values for JSON."""
     described = {key: checkpoint.get(key) for key in ("stage", "epoch", "global_step", "parent", "metrics")}
     config = {key: checkpoint["config"].get(key) for key in ("backbone", "image_size", "use_view")}
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    return {"path": str(path), "sha256": digest, **described, **config}
+    with open(path, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256")
+    return {"path": str(path), "sha256": digest.hexdigest(), **described, **config}
 
 
 def describe_software() -> dict:

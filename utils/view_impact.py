@@ -125,8 +125,9 @@ def score_conditions(encoded: EncodedFrame, views: dict[str, np.ndarray], labels
     labels: name to bool (H, W). Returns {condition: {label name: mean Dice, "own": mean Dice with the prediction at
     the true view, "change": mean |difference of probability| from it}}.
     """
-    maps = dict(zip(views, np.split(encoded.probabilities(np.vstack(list(views.values()))),
-                                    np.cumsum([len(view) for view in views.values()])[:-1])))
+    ends = np.cumsum([len(of_condition) for of_condition in views.values()])
+    together = encoded.probabilities(np.vstack(list(views.values())))
+    maps = dict(zip(views, np.split(together, ends[:-1])))
     own = maps["true"][0]
     labels = {**labels, "own": own >= THRESHOLD}
     scores = {}

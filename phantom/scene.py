@@ -1,0 +1,105 @@
+"""What is in front of the detector in one examination: patient, lesions, C-arm, contrast, motion, catheter."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from phantom.anatomy import LEFT, RIGHT
+from phantom.carm import CArm
+from phantom.catheter import Catheter, draw_catheter
+from phantom.contrast import Bolus, Motion, draw_bolus, draw_motion
+from phantom.lesions import Lesion, draw_disease, phase_lesions, with_lesions
+from phantom.patient import build_tree
+from phantom.plan import RIGHT_SEGMENTS, VESSEL, Analysis
+from phantom.tree import Tree
+from phantom.views import draw_carm
+
+LEFT_DOMINANT = 0.12  # of patients; right dominance in about 85 % (Dodge et al. 1992), the rest balanced
+CINE_S = (2.6, 3.6)  # a bolus of contrast comes and goes in this time
+# Light lost per mm of contrast, natural log, before scattered light is added; main vessels of eight real frames
+# show 0.15-0.25 after it.
+OPACITY_PER_MM = (0.14, 0.36)
+DOMINANCE, TREE, DISEASE, SCENE, PICTURE = range(5)  # what a generator is for
+
+
+@dataclass(frozen=True)
+class Case:
+    """One examination, one row of the CSV: patient, analysed segment and phase; `number` counts the patient's rows."""
+
+    patient: int
+    number: int
+    cass_id: int
+    phase: str
+    split: str
+
+    @property
+    def patient_id(self) -> str:
+        """As in the user's data: `101-0025`."""
+        return f"{101 + self.patient // 9999}-{self.patient % 9999 + 1:04d}"
+
+    @property
+    def name(self) -> str:
+        """File name of the case, without ending."""
+        return f"{self.patient_id}_{VESSEL[self.cass_id].pattern}_{self.phase}"
+
+    @property
+    def side(self) -> str:
+        """Which coronary artery is injected: "left" or "right"."""
+        return RIGHT if self.cass_id in RIGHT_SEGMENTS else LEFT
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything in front of the detector. lesions: the analysed one first. times_s: (F,) of the frames."""
+
+    tree: Tree
+    lesions: tuple[Lesion, ...]
+    carm: CArm
+    bolus: Bolus
+    motion: Motion
+    catheter: Catheter
+    times_s: np.ndarray
+    frame_index: int
+    opacity_per_mm: float
+
+    def filling(self) -> np.ndarray:
+        """Concentration of contrast at every sample of the tree in the analysed frame. (P,)"""
+        return self.bolus.concentration(self.tree.reach_mm, self.times_s[self.frame_index])
+
+
+def patient_cases(analyses: list[Analysis]) -> list[Case]:
+    """The rows of one patient, numbered."""
+    rows = [(one, phase) for one in analyses for phase in one.phases]
+    return [Case(one.patient, number, one.cass_id, phase, one.split) for number, (one, phase) in enumerate(rows)]
+
+
+def generator(seed: int, patient: int, purpose: int, *more: int) -> np.random.Generator:
+    """A random generator of its own for each patient and purpose: the same numbers whoever computes them."""
+    return np.random.default_rng(np.random.SeedSequence([seed, patient, purpose, *more]))
+
+
+def build_trees(seed: int, cases: list[Case]) -> dict[str, Tree]:
+    """One patient's trees without lesions, by side, as far as the cases need them."""
+    patient, segments = cases[0].patient, frozenset(case.cass_id for case in cases)
+    drawn = generator(seed, patient, DOMINANCE).random() < LEFT_DOMINANT
+    left_dominant = drawn and not segments & {3, 4}  # a left-dominant right coronary has neither
+    return {side: build_tree(side, generator(seed, patient, TREE, side == RIGHT), needed=segments,
+                             left_dominant=left_dominant) for side in sorted({case.side for case in cases})}
+
+
+def build_scene(seed: int, case: Case, trees: dict[str, Tree], size_px: int, frames: int) -> Scene:
+    """The scene of one examination; disease is the patient's, the rest is drawn anew each time."""
+    healthy = trees[case.side]
+    worst, others = draw_disease(healthy, case.cass_id, generator(seed, case.patient, DISEASE, case.cass_id))
+    rng = generator(seed, case.patient, SCENE, case.number)
+    lesions = phase_lesions(healthy, case.cass_id, case.phase, worst, others, rng)
+    tree = with_lesions(healthy, lesions)
+    carm = draw_carm(tree, case.cass_id, size_px, rng)
+    duration_s = rng.uniform(*CINE_S)
+    times_s = np.arange(frames) * duration_s / frames
+    bolus, filled_s = draw_bolus(tree.reach_mm.max(), duration_s, rng)
+    frame_index = int(np.abs(times_s - filled_s).argmin())
+    motion = draw_motion(times_s[frame_index], rng)
+    return Scene(tree, lesions, carm, bolus, motion, draw_catheter(tree, case.side, rng), times_s, frame_index,
+                 float(rng.uniform(*OPACITY_PER_MM)))

@@ -1,0 +1,162 @@
+"""The Dataset and its augmentation: shapes, labels that stay on their vessels, same seed same picture."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from data.augment import (
+    COLLIMATOR_DEPTH, ROTATION_DEG, SCALE, TRANSLATION, augment, close_blades, draw_change, move, shade,
+)
+from data.dataset import AngiogramDataset, collate
+from data.schema import load_table
+from tests.csv_fixture import write_tiny_dataset
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return load_table(write_tiny_dataset(tmp_path_factory.mktemp("tiny")))
+
+
+def test_sample_has_the_promised_shapes_types_and_ranges(table):
+    sample = AngiogramDataset(table, image_size=64)[0]
+    assert set(sample) == {"image", "view_deg", "deepsa_mask", "row"}
+    assert sample["image"].shape == (3, 64, 64) and sample["image"].dtype == torch.float32
+    assert 0 <= sample["image"].min() and sample["image"].max() <= 1
+    assert sample["deepsa_mask"].shape == (1, 64, 64) and sample["deepsa_mask"].dtype == torch.float32
+    assert set(sample["deepsa_mask"].unique().tolist()) == {0.0, 1.0}
+    assert sample["view_deg"].tolist() == [-28.0, 35.0] and sample["row"] == 0
+
+
+def test_unknown_angles_are_nan(table):
+    assert torch.isnan(AngiogramDataset(table, image_size=32)[1]["view_deg"]).all()
+
+
+@pytest.mark.parametrize("row", range(4))  # uint8 and float32, with and without a colour axis
+def test_image_is_the_analysed_frame_and_vessels_are_dark_under_the_label(table, row):
+    sample = AngiogramDataset(table, image_size=96)[row]
+    frame = np.load(table["cine_path"][row])[table["frame_index"][row]].astype(np.float32)
+    frame = frame if frame.max() <= 1 else frame / 255
+    expected = frame if frame.ndim == 3 else np.repeat(frame[..., None], 3, -1)
+    np.testing.assert_allclose(sample["image"].permute(1, 2, 0), expected, atol=1e-3)
+    mask = sample["deepsa_mask"][0] > 0
+    assert sample["image"][0][mask].mean() < sample["image"][0][~mask].mean() - 0.15
+
+
+def test_frame_masks_are_at_the_frames_own_size(table):
+    dataset = AngiogramDataset(table, image_size=48, frame_masks=True)
+    sample = dataset[0]
+    for key in ("frame_deepsa_mask", "frame_truth_mask"):
+        assert sample[key].shape == (96, 96) and sample[key].dtype == bool
+    assert sample["frame_truth_mask"].sum() > sample["frame_deepsa_mask"].sum() > 0
+    with pytest.raises(ValueError, match="augment or frame_masks"):
+        AngiogramDataset(table, image_size=48, frame_masks=True, augment=True)
+
+
+def test_collate_stacks_tensors_and_keeps_frame_masks_as_a_list(table):
+    some = table.copy()
+    some.loc[1, "true_vessel_mask_path"] = None
+    dataset = AngiogramDataset(some, image_size=32, frame_masks=True)
+    batch = collate([dataset[i] for i in range(3)])
+    assert batch["image"].shape == (3, 3, 32, 32) and batch["deepsa_mask"].shape == (3, 1, 32, 32)
+    assert batch["view_deg"].shape == (3, 2) and batch["row"].tolist() == [0, 1, 2]
+    assert batch["frame_truth_mask"][1] is None and batch["frame_truth_mask"][2].shape == (96, 96)
+
+
+def test_rows_of_a_split_are_counted_from_zero(table):
+    val = table[table["split"] == "val"]
+    dataset = AngiogramDataset(val, image_size=32)
+    assert [dataset[i]["row"] for i in range(len(dataset))] == [0, 1]
+    assert dataset.table["patient_id"].unique().tolist() == ["101-0004"]
+    with pytest.raises(ValueError, match="no rows"):
+        AngiogramDataset(table[:0], image_size=32)
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_index(table):
+    first = AngiogramDataset(table, image_size=48, augment=True, seed=3)
+    again = AngiogramDataset(table, image_size=48, augment=True, seed=3)
+    _ = again[(5, 0)], again[(0, 1)]  # what was asked before does not matter
+    assert torch.equal(first[(2, 4)]["image"], again[(2, 4)]["image"])
+    assert torch.equal(first[(2, 4)]["deepsa_mask"], again[(2, 4)]["deepsa_mask"])
+    other_seed = AngiogramDataset(table, image_size=48, augment=True, seed=4)
+    for other in (first[(2, 5)], other_seed[(2, 4)], first[(3, 4)]):
+        assert not torch.equal(first[(2, 4)]["image"], other["image"])
+    assert torch.equal(first[2]["image"], first[(2, 0)]["image"])
+
+
+def test_workers_give_the_same_pictures(table):
+    dataset = AngiogramDataset(table, image_size=32, augment=True, seed=1)
+    keys = [(i, 2) for i in range(4)]
+    loader = DataLoader(dataset, batch_size=2, sampler=keys, num_workers=1, collate_fn=collate)
+    images = torch.cat([batch["image"] for batch in loader])
+    assert torch.equal(images, torch.stack([dataset[key]["image"] for key in keys]))
+
+
+def _arrow(side: int = 96) -> np.ndarray:
+    """uint8 (S, S): a shape without any mirror symmetry."""
+    picture = np.zeros((side, side), np.uint8)
+    picture[30:66, 40:46] = picture[60:66, 40:60] = 255
+    return picture
+
+
+def test_label_moves_with_the_picture():
+    picture = _arrow()
+    image, coverage = np.repeat(picture[..., None], 3, -1), picture.copy()
+    for seed in range(20):
+        change = draw_change(np.random.default_rng(seed))
+        moved_image, moved_coverage = move(image, coverage, change)
+        np.testing.assert_array_equal(moved_image[..., 0], moved_coverage)
+        assert moved_coverage.any()
+
+
+@pytest.mark.parametrize("place", [(30, 40), (60, 35), (50, 66)])
+def test_points_go_where_the_unmirrored_matrix_says(place):
+    blob = np.zeros((96, 96), np.uint8)
+    cv2.circle(blob, place, 4, 255, -1)
+    image = np.repeat(255 - blob[..., None], 3, -1)
+    for seed in range(40):
+        change = draw_change(np.random.default_rng(seed))
+        rows, columns = np.nonzero(augment(image, blob.copy(), np.random.default_rng(seed))[1] >= 128)
+        np.testing.assert_allclose((columns.mean(), rows.mean()), change.matrix(96) @ (*place, 1), atol=0.6)
+
+
+def test_label_still_lies_on_the_dark_vessels_after_everything():
+    vessel = cv2.GaussianBlur(_arrow(), (0, 0), 1.5)
+    image = np.repeat((180 - 0.5 * vessel).astype(np.uint8)[..., None], 3, -1)
+    for seed in range(30):
+        changed, coverage = augment(image, vessel, np.random.default_rng(seed))
+        assert changed.dtype == np.float32 and 0 <= changed.min() and changed.max() <= 1
+        mask = coverage >= 128
+        ring = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9))).astype(bool) & (coverage < 20)
+        ring &= changed[..., 0] > 0.15  # not what came in from outside, nor a blade
+        assert changed[..., 0][mask].mean() < changed[..., 0][ring].mean() - 0.1
+
+
+def test_nothing_is_ever_mirrored_and_ranges_hold():
+    for seed in range(300):
+        change = draw_change(np.random.default_rng(seed))
+        linear = change.matrix(96)[:, :2]
+        assert np.linalg.det(linear) > 0  # a mirroring has a negative determinant
+        assert abs(np.degrees(np.arctan2(linear[0, 1], linear[0, 0]))) <= ROTATION_DEG + 1e-9
+        assert SCALE[0] <= np.sqrt(np.linalg.det(linear)) <= SCALE[1] + 1e-9
+        assert max(map(abs, change.shift)) <= TRANSLATION and max(change.blades) <= COLLIMATOR_DEPTH
+        assert sum(depth > 0 for depth in change.blades) <= 2
+
+
+def test_shading_moves_no_pixel_and_keeps_the_order_of_greys():
+    greys = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, -1)
+    for seed in range(20):
+        change = replace(draw_change(np.random.default_rng(seed)), blur=0.0)
+        assert (np.diff(shade(greys, change)[0, :, 0].astype(int)) >= 0).all()
+
+
+def test_vessels_under_a_collimator_blade_leave_the_label():
+    change = replace(draw_change(np.random.default_rng(0)), blades=(0.1, 0.0, 0.0, 0.05), blade_grey=10)
+    image, coverage = np.ones((100, 100, 3), np.float32), np.full((100, 100), 255, np.uint8)
+    image, coverage = close_blades(image, coverage, change)
+    assert (coverage[:, :10] == 0).all() and (coverage[95:] == 0).all() and (coverage[:95, 10:] == 255).all()
+    np.testing.assert_allclose(image[:, :10], 10 / 255)
+    assert (image[:95, 10:] == 1).all()

@@ -1,0 +1,122 @@
+"""Two ranks do what one would, and fail together with the first cause on top."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from engine import evaluate, train_one_epoch
+from tests.tiny_training import CPU, build_run, compute_loss, describe, options, score_batch
+from utils.distributed import RankError, Ranks, choose_port, choose_world_size, launch
+from utils.interrupt import StopRequest
+
+# (rows, batch per rank on two ranks, accumulation): even, uneven, a rank without a sample in the last step
+CASES = [(8, 2, 1), (11, 2, 1), (9, 2, 2), (5, 2, 1)]
+
+
+def follow_steps(ranks, args):
+    """Gradients of every step, the epoch's means and the validation records of a run without learning."""
+    state, loaders, _ = build_run(ranks, args)
+    steps = []
+    state.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: steps.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+    )
+    setting = dict(ranks=ranks, device=CPU, amp="off", stop=StopRequest(announce=False))
+    means = train_one_epoch(state, loaders["train"], compute_loss, describe=describe, clip=0, **setting)
+    return {"steps": steps, "means": means, "records": evaluate(state.model, loaders["val"], score_batch, **setting)}
+
+
+def follow_all(ranks, folder):
+    found = []
+    for rows, batch_size, accum_steps in CASES:
+        batch_size = batch_size if ranks.world_size == 2 else 2 * batch_size
+        args = options(rows=rows, batch_size=batch_size, accum_steps=accum_steps, epochs=1, lr=0.0, dropout=0.0)
+        found.append(follow_steps(ranks, args))
+    torch.save(found, folder / f"{ranks.world_size}-{ranks.rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    launch(follow_all, (folder,), world_size=2, default_port=12398)
+    launch(follow_all, (folder,), world_size=1)
+    return {name: torch.load(folder / f"{name}.pt") for name in ("1-0", "2-0", "2-1")}
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=[str(case) for case in CASES])
+def test_two_ranks_give_the_gradients_of_one_with_twice_the_batch(followed, case):
+    alone = followed["1-0"][case]["steps"]
+    for name in ("2-0", "2-1"):
+        together = followed[name][case]["steps"]
+        assert len(together) == len(alone)
+        for one, other in zip(alone, together, strict=True):
+            for a, b in zip(one, other, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_two_ranks_report_the_losses_of_one(followed):
+    for alone, first, second in zip(followed["1-0"], followed["2-0"], followed["2-1"], strict=True):
+        assert first["means"] == second["means"]
+        assert first["means"] == pytest.approx(alone["means"], rel=1e-6)
+
+
+def test_validation_gives_every_rank_all_records_in_the_order_of_rows(followed):
+    for alone, first, second in zip(followed["1-0"], followed["2-0"], followed["2-1"], strict=True):
+        assert first["records"] == second["records"]
+        assert [record["row"] for record in first["records"]] == list(range(5))
+        for one, other in zip(alone["records"], first["records"], strict=True):
+            assert one == pytest.approx(other, rel=1e-5)
+
+
+def fail_or_wait(ranks, how):
+    if ranks.rank == 1:
+        if how == "exit":
+            os._exit(9)
+        raise ArithmeticError("planted failure")
+    ranks.sum([1.0])  # would wait for half an hour
+
+
+@pytest.mark.parametrize("how, said", [("raise", "ArithmeticError: planted failure"), ("exit", "rank 1 died without a word")])
+def test_one_rank_failing_ends_all_with_its_reason(how, said):
+    with pytest.raises(RankError, match=said) as caught:
+        launch(fail_or_wait, (how,), world_size=2, default_port=12398)
+    assert "rank 1" in str(caught.value).splitlines()[0]
+
+
+@pytest.mark.slow
+def test_torchrun_joins_the_group_that_it_made(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "12397",
+               "-m", "tests.tiny_training", "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "tiny_best.pth").exists()
+    failed = subprocess.run([*command, "--fail-rank", "1"], capture_output=True, text=True, timeout=300)
+    assert failed.returncode != 0 and "planted failure" in failed.stderr
+
+
+def test_a_port_that_is_taken(capsys):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        with pytest.raises(OSError, match=f"--master-port {taken} is taken"):
+            choose_port(taken, 12355)
+        chosen = choose_port(None, taken)
+        assert chosen != taken and f"port {taken} is taken" in capsys.readouterr().out
+
+
+def test_the_number_of_ranks(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert (choose_world_size(None), choose_world_size(2)) == (3, 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert choose_world_size(None) == 1
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert choose_world_size(None) == 4
+
+
+def test_one_rank_needs_no_group():
+    assert Ranks().sum([1, 2.5]) == [1.0, 2.5] and Ranks().gather("x") == ["x"] and Ranks().is_main

@@ -1,0 +1,204 @@
+"""Stage 1 from its command line: what it writes, what it refuses, what it measures."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import train_stage1_deepsa as stage1
+from models.deepsa_model import load_deepsa_model
+from tests.csv_fixture import write_tiny_dataset
+from utils.checkpoint import CheckpointError, load_checkpoint
+from utils.distributed import Ranks
+from utils.history import read_history
+from utils.metrics import dice
+from utils.run_files import RunFiles
+
+
+@pytest.fixture(scope="module")
+def csv_path(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("data"), patients=3, rows_per_patient=1, size=96)
+
+
+def parse(csv_path, folder, *more):
+    flags = ["--data-csv", csv_path, "--backbone", "sam3-tiny", "--batch-size", 2, "--epochs", 1, "--device", "cpu",
+             "--amp", "off", "--num-workers", 0, "--checkpoint-dir", folder, *more]
+    return stage1.parse_arguments([str(flag) for flag in flags])
+
+
+def run_script(*flags):
+    command = [sys.executable, "train_stage1_deepsa.py", *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def trained(csv_path, tmp_path_factory):
+    """Files of a run of one epoch, and its arguments."""
+    folder = tmp_path_factory.mktemp("run")
+    args = parse(csv_path, folder)
+    stage1.run(Ranks(), args, stage1.build_data(args))
+    return RunFiles(folder, stage1.STAGE), args
+
+
+def test_the_missions_configuration_is_the_default():
+    args = stage1.parse_arguments(["--data-csv", "x.csv"])
+    assert (args.backbone, args.image_size, args.epochs, args.batch_size) == ("sam3", 1008, 50, 4)
+    assert (args.lr, args.backbone_lr_scale, args.clip, args.ddp_backend) == (1e-4, 0.1, 1.0, "gloo")
+    assert stage1.parse_arguments(["--data-csv", "x.csv", "--backbone", "sam3-tiny"]).image_size == 336
+
+
+def test_help_teaches():
+    done = run_script("--help")
+    assert done.returncode == 0
+    assert all(text in done.stdout for text in ("--resume", "sam3-tiny --dry-run", "default: 0.0001", "OLD=NEW"))
+
+
+def test_a_dry_run_from_the_command_line_leaves_nothing(csv_path, tmp_path):
+    done = run_script("--data-csv", csv_path, "--backbone", "sam3-tiny", "--dry-run", "--batch-size", 1, "--device", "cpu",
+                      "--num-workers", 0, "--checkpoint-dir", tmp_path / "none")
+    assert done.returncode == 0, done.stderr
+    for text in ("device: cpu", "data: train 2 rows of 2 patients, val 1 rows of 1 patients", "effective batch 1", "dry run"):
+        assert text in done.stdout
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_leaves_the_files_of_the_design(trained):
+    files, args = trained
+    assert {file.name for file in files.folder.iterdir()} == {
+        f"phase1_deepsa_{name}" for name in ("latest.pth", "best.pth", "history.jsonl", "curves.png", "metrics.json")
+    }
+    checkpoint = load_checkpoint(files.latest)
+    keys = "format stage epoch global_step model optimizer scheduler rng sampler metrics config classes parent".split()
+    assert set(keys) <= checkpoint.keys()
+    assert checkpoint["config"]["backbone"] == "sam3-tiny" and checkpoint["config"]["command"]
+    assert not any(name.startswith("module.") for name in checkpoint["model"])
+    (line,) = read_history(files.history)
+    assert line["epoch"] == 1 and line["train_samples"] == 2 and line["val_n_frames"] == 1
+
+
+def test_metrics_are_flat_and_named_as_the_design_says(trained):
+    metrics = json.loads(trained[0].metrics.read_text())
+    names = [f"{score}_{against}" for score in ("dice", "iou", "cldice", "hd95_px") for against in ("deepsa", "truth")]
+    for name in [*names, "deepsa_dice_truth"]:
+        assert isinstance(metrics[name], float) and len(metrics[f"{name}_ci95"]) == 2
+    assert metrics["n_patients"] == metrics["n_frames"] == 1
+
+
+def test_the_best_checkpoint_is_a_model_for_others(trained):
+    model, checkpoint = load_deepsa_model(trained[0].best)
+    latest = load_checkpoint(trained[0].latest)
+    assert checkpoint["optimizer"] is None and checkpoint["classes"] == ["vessel"]
+    assert all(torch.equal(value, latest["model"][name]) for name, value in model.state_dict().items())
+
+
+def test_eval_only_repeats_the_validation_of_the_checkpoint(trained, csv_path, tmp_path, capsys):
+    args = parse(csv_path, tmp_path, "--eval-only", "--init-from", trained[0].best)
+    stage1.run(Ranks(), args, stage1.build_data(args))
+    metrics = json.loads(RunFiles(tmp_path, stage1.STAGE).metrics.read_text())
+    assert metrics == json.loads(trained[0].metrics.read_text())
+    assert "dice_deepsa" in capsys.readouterr().out
+    assert [file.name for file in tmp_path.iterdir()] == ["phase1_deepsa_metrics.json"]
+
+
+def test_eval_split_chooses_the_rows(trained, csv_path, tmp_path):
+    sizes = {
+        split: len(stage1.build_data(parse(
+            csv_path, tmp_path, "--eval-only", "--init-from", trained[0].best, "--eval-split", split))["val"])
+        for split in ("train", "val", "all")
+    }
+    assert sizes == {"train": 2, "val": 1, "all": 3}
+
+
+def test_init_from_takes_the_weights_and_says_where_from(trained, csv_path, tmp_path):
+    model, parent = stage1.build_model(parse(csv_path, tmp_path, "--init-from", trained[0].best))
+    saved = load_checkpoint(trained[0].best)["model"]
+    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+    assert parent["stage"] == "phase1_deepsa" and parent["path"] == str(trained[0].best)
+
+
+def test_weights_of_another_model_are_refused(trained, csv_path, tmp_path):
+    with pytest.raises(CheckpointError, match="unexpected .*view_encoder|unexpected"):
+        stage1.build_model(parse(csv_path, tmp_path, "--init-from", trained[0].best, "--no-use-view"))
+
+
+def test_resuming_with_another_flag_is_refused(trained, csv_path):
+    args = parse(csv_path, trained[0].folder, "--resume", "--lr", 3e-4)
+    with pytest.raises(CheckpointError, match=r"--lr: saved 0.0001, given 0.0003"):
+        stage1.run(Ranks(), args, stage1.build_data(args))
+
+
+def run_main(monkeypatch, *flags):
+    """The script's `main` in this process; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["train_stage1_deepsa.py", *map(str, flags)])
+    with pytest.raises(SystemExit) as left:
+        stage1.main()
+    return left.value.code
+
+
+def test_an_earlier_run_is_not_overwritten(trained, csv_path, monkeypatch, capsys):
+    code = run_main(monkeypatch, "--data-csv", csv_path, "--backbone", "sam3-tiny", "--checkpoint-dir", trained[0].folder)
+    assert code == 1 and "Add --resume" in capsys.readouterr().err
+
+
+def test_a_bad_csv_is_reported_without_a_traceback(tmp_path, monkeypatch, capsys):
+    (tmp_path / "bad.csv").write_text("patient_id,split\n1,train\n")
+    code = run_main(monkeypatch, "--data-csv", tmp_path / "bad.csv", "--backbone", "sam3-tiny", "--checkpoint-dir", tmp_path)
+    assert code == 1 and "cine_path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags, said", [
+    (("--image-size", 500), "multiple of 336"), (("--path-map", "nonsense"), "OLD=NEW"),
+    (("--epochs", 0), "below 1"), (("--amp", "fp16"), "bf16"),
+])
+def test_flags_that_cannot_work_are_refused_at_once(monkeypatch, capsys, flags, said):
+    assert run_main(monkeypatch, "--data-csv", "x.csv", *flags) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_eval_only_without_a_checkpoint_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        stage1.parse_arguments(["--data-csv", "x.csv", "--eval-only"])
+    assert "--init-from" in capsys.readouterr().err
+
+
+def test_the_loss_is_half_bce_and_half_dice():
+    logits, mask = torch.randn(3, 1, 8, 8), (torch.rand(3, 1, 8, 8) > 0.7).float()
+    losses = stage1.vessel_losses(logits, mask)
+    assert all(value.shape == (3,) for value in losses.values())
+    torch.testing.assert_close(losses["loss"], 0.5 * losses["bce"] + 0.5 * (1 - losses["dice"]))
+    perfect = stage1.vessel_losses(100 * (2 * mask - 1), mask)["loss"]
+    assert (perfect < 1e-3).all()
+
+
+def test_a_perfect_prediction_stays_perfect_at_the_frames_size():
+    yy, xx = np.mgrid[:128, :128]
+    label = (xx - 60) ** 2 + (yy - 70) ** 2 < 30**2
+    for size in (64, 336):
+        side = (np.arange(size) + 0.5) * 128 / size - 0.5  # where the model's pixels lie in the frame
+        xs, ys = np.meshgrid(side, side)
+        logits = torch.from_numpy(30.0 - np.hypot(xs - 60, ys - 70)).float()[None]
+        assert dice(stage1.mask_at_frame_size(logits, label.shape), label) > 0.99
+
+
+def test_a_row_is_described_by_its_line_in_the_csv(csv_path, tmp_path):
+    table = stage1.build_data(parse(csv_path, tmp_path))["val"]
+    text = stage1.describe_row(table, 0)
+    assert "CSV row 4" in text and "101-0003" in text and ".npy" in text
+
+
+@pytest.mark.slow
+def test_two_ranks_of_the_real_model_equal_one(csv_path, tmp_path):
+    """The weights after two steps: 2 ranks x batch 1 against 1 rank x batch 2, float32."""
+    states = []
+    for world_size, batch_size in ((1, 2), (2, 1)):
+        folder = tmp_path / str(world_size)
+        done = run_script(
+            "--data-csv", csv_path, "--backbone", "sam3-tiny", "--device", "cpu", "--amp", "off", "--epochs", 2,
+            "--world-size", world_size, "--batch-size", batch_size, "--num-workers", 0, "--checkpoint-dir", folder)
+        assert done.returncode == 0, done.stderr[-2000:]
+        states.append(load_checkpoint(RunFiles(folder, stage1.STAGE).latest)["model"])
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-3, atol=2e-5, msg=name)
