@@ -1,8 +1,11 @@
-"""The only inner loops: `train_one_epoch` and `evaluate`. They know no stage, only functions that a stage gives them.
+"""The only inner loops: `train_one_epoch` and `evaluate`. They know no stage, only functions that a stage
+gives them.
 
-    compute_loss(model, batch) -> {"loss": (B,), ...}   float tensors, one value a sample; "loss" is what is minimised,
-                                                        the others are shown and recorded
-    score_batch(model, batch) -> [{"row": int, ...}, ...]   one record of plain numbers a sample
+    compute_loss(model, batch) -> {"loss": (B,), ...}
+        float tensors, one value a sample;
+        "loss" is what is minimised, the others are shown and recorded
+    score_batch(model, batch) -> [{"row": int, ...}, ...]
+        one record of plain numbers a sample
 
 A batch is a dict with `row`, int64 (B,), the samples' positions in the data set.
 """
@@ -32,7 +35,7 @@ DRY_RUN_BATCHES = 2
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient that is not a number; the text names the samples. The weights are those before the step."""
+    """A loss or gradient that is not finite; the text names the samples. The weights are untouched."""
 
 
 def train_one_epoch(
@@ -52,10 +55,10 @@ def train_one_epoch(
 ) -> dict[str, float]:
     """Train on what is left of the epoch that `state.progress` is in; returns the epoch's mean of each loss.
 
-    The loss of an optimizer step is the mean over its samples on all ranks and micro-batches, so neither the number
-    of ranks nor accumulation nor an uneven last batch changes the gradient.
-    save: called on all ranks every `save_every` steps and before Interrupted is raised. describe(row) names a sample.
-    Raises Interrupted when `stop` was asked on any rank, NonFiniteError on all ranks.
+    The loss of an optimizer step is the mean over its samples on all ranks and micro-batches, so neither the
+    number of ranks nor accumulation nor an uneven last batch changes the gradient. save: called on all ranks
+    every `save_every` steps and before Interrupted is raised. describe(row) names a sample. Raises
+    Interrupted when `stop` was asked on any rank, NonFiniteError on all ranks.
     """
     sampler, progress = loader.batch_sampler, state.progress
     sampler.start(progress.epoch, progress.samples_done)
@@ -71,7 +74,9 @@ def train_one_epoch(
                 continue
             if steps == 0:
                 check_all_take_part(state.model)
-            stop_signal = _optimizer_step(state, pending, ranks=ranks, clip=clip, stop=stop, describe=describe)
+            stop_signal = _optimizer_step(
+                state, pending, ranks=ranks, clip=clip, stop=stop, describe=describe
+            )
             progress.samples_done += micro.step_samples
             progress.seconds += time.perf_counter() - began
             began, pending, steps = time.perf_counter(), [], steps + 1
@@ -83,7 +88,8 @@ def train_one_epoch(
             if steps == max_steps:
                 break
     if max_steps is None and progress.seen != sampler.rows:
-        warnings.warn(f"epoch {progress.epoch + 1}: {progress.seen} samples seen of {sampler.rows}", stacklevel=2)
+        seen = f"epoch {progress.epoch + 1}: {progress.seen} samples seen of {sampler.rows}"
+        warnings.warn(seen, stacklevel=2)
     return progress.train_means()
 
 
@@ -100,9 +106,11 @@ def evaluate(
     save: Callable[[], None] | None = None,
     title: str = "validation",
 ) -> list[dict[str, float]]:
-    """Records of every row of the data set, in the order of rows, the same on every rank and for any number of ranks.
+    """Records of every row of the data set, in the order of rows, the same on every rank and for any number
+    of ranks.
 
-    save: called on all ranks before Interrupted is raised. Raises RuntimeError when a row is missing or there twice.
+    save: called on all ranks before Interrupted is raised. Raises RuntimeError when a row is missing or there
+    twice.
     """
     model = unwrap_model(model).eval()
     records: list[dict[str, float]] = []
@@ -118,7 +126,8 @@ def evaluate(
     merged = sorted((record for _, part in gathered for record in part), key=lambda record: record["row"])
     rows = [record["row"] for record in merged]
     if loader.batch_sampler.complete and rows != list(range(loader.batch_sampler.rows)):
-        raise RuntimeError(f"{title} saw rows {rows[:20]}... instead of 0 to {loader.batch_sampler.rows - 1} once each")
+        last = loader.batch_sampler.rows - 1
+        raise RuntimeError(f"{title} saw rows {rows[:20]}... instead of 0 to {last} once each")
     return merged
 
 
@@ -134,7 +143,7 @@ def check_all_take_part(model: torch.nn.Module) -> None:
     if idle:
         raise RuntimeError(
             f"{len(idle)} trainable parameters take no part in the loss: {', '.join(idle[:10])}"
-            f"{' ...' if len(idle) > 10 else ''}. Use them in compute_loss, or set requires_grad_(False) on them."
+            f"{' ...' if len(idle) > 10 else ''}. Use them in compute_loss, or set requires_grad_(False)."
         )
 
 
@@ -147,14 +156,15 @@ def _backward(model, batch: Batch, micro: MicroBatch, compute_loss: ComputeLoss,
         samples = len(batch["row"])
         for name, value in losses.items():
             if value.shape != (samples,):
-                raise ValueError(f"compute_loss: {name} has shape {tuple(value.shape)}, one value a sample is ({samples},)")
+                seen = tuple(value.shape)
+                raise ValueError(f"compute_loss: {name} has shape {seen}, one value a sample is ({samples},)")
         # DDP averages over ranks; times world_size makes it the sum that the step's mean needs.
         weight = ranks.world_size / micro.step_samples if micro.real else 0.0
         (losses["loss"].float().sum() * weight).backward()
     return {name: value.detach().float() for name, value in losses.items()}
 
 
-def _optimizer_step(state: TrainingState, pending, *, ranks: Ranks, clip: float, stop: StopRequest, describe) -> int:
+def _optimizer_step(state: TrainingState, pending, *, ranks: Ranks, clip: float, stop, describe) -> int:
     """Step on the gradients of `pending` micro-batches and add up their losses; returns a signal number or 0.
 
     One small exchange carries what all ranks must agree on: that everything is finite, and whether to stop.
@@ -178,7 +188,8 @@ def _optimizer_step(state: TrainingState, pending, *, ranks: Ranks, clip: float,
     progress = state.progress
     progress.global_step += 1
     progress.seen += int(seen)
-    progress.sums = {name: progress.sums.get(name, 0.0) + total for name, total in zip(names, totals, strict=True)}
+    for name, total in zip(names, totals, strict=True):
+        progress.sums[name] = progress.sums.get(name, 0.0) + total
     return max(ranks.gather(signal_number)) if asked else 0
 
 
@@ -195,7 +206,8 @@ def _raise_non_finite(pending, names: list[str], norm: float, in_loss: bool, ran
     what = "a loss is" if in_loss else f"the losses are finite, but the norm of their gradient is {norm}:"
     raise NonFiniteError(
         f"{what} not finite; training stopped before the step. Samples:\n{named}\n"
-        "Look at these pictures and labels; a lower --lr, a longer --warmup-steps or --amp off help when they are sound."
+        "Look at these pictures and labels. When they are sound, a lower --lr, a longer --warmup-steps or "
+        "--amp off help."
     )
 
 
@@ -215,11 +227,12 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
 
 def _progress_bar(state: TrainingState, ranks: Ranks) -> tqdm:
     done = math.ceil(state.progress.samples_done / state.sampler.samples_per_step)
-    title = f"epoch {state.progress.epoch + 1}"
-    return tqdm(total=state.sampler.steps_per_epoch, initial=done, desc=title, unit="step", disable=not ranks.is_main)
+    title, steps = f"epoch {state.progress.epoch + 1}", state.sampler.steps_per_epoch
+    return tqdm(total=steps, initial=done, desc=title, unit="step", disable=not ranks.is_main)
 
 
 def _show(bar: tqdm, state: TrainingState) -> None:
     means = {name: f"{value:.4f}" for name, value in state.progress.train_means().items()}
-    bar.set_postfix(means | {"lr": f"{max(group['lr'] for group in state.optimizer.param_groups):.2e}"}, refresh=False)
+    lr = max(group["lr"] for group in state.optimizer.param_groups)
+    bar.set_postfix(means | {"lr": f"{lr:.2e}"}, refresh=False)
     bar.update()

@@ -1,13 +1,14 @@
 """Make a data set of simulated coronary angiograms with exact truth, in the user's own format.
 
     python make_phantom_dataset.py --out data_phantom
-    python make_phantom_dataset.py --out data_phantom --patients 300 --image-size 1016   # the user's scale: 748 rows
+    python make_phantom_dataset.py --out data_phantom --patients 300 --image-size 1016  # 748 rows, as the user's
 
-Writes DIR/dataset.csv (the user's columns, relative paths), cines, contours JSON, segment masks, DeepSA-like labels,
-and beside them what real data never has: the true vessel mask, CASS map and lesions of every analysed frame.
-DIR/preview.png shows a few. The same seed gives the same bytes, whatever the number of workers. An interrupted run
-goes on where it stopped when the same command is given again.
+Writes DIR/dataset.csv (the user's columns, relative paths), cines, contours JSON, segment masks, DeepSA-like
+labels, and beside them what real data never has: the true vessel mask, CASS map and lesions of every analysed
+frame. DIR/preview.png shows a few. The same seed gives the same bytes, whatever the number of workers. An
+interrupted run goes on where it stopped when the same command is given again.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -34,19 +35,34 @@ SIDE_FILES_BYTES = 200_000  # contours, masks, labels and truth of one row at 51
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write the data set")
     parser.add_argument("--patients", type=int, default=64, help="simulated patients (default: %(default)s)")
-    parser.add_argument("--rows", type=int, help="rows of the CSV (default: about 2.5 a patient; 300 patients: 748)")
-    parser.add_argument("--image-size", type=int, default=512, metavar="PX", help="side of a frame (default: %(default)s)")
+    parser.add_argument(
+        "--rows", type=int, help="rows of the CSV (default: about 2.5 a patient; 300 patients: 748)"
+    )
+    parser.add_argument(
+        "--image-size", type=int, default=512, metavar="PX", help="side of a frame (default: %(default)s)"
+    )
     parser.add_argument("--frames", type=int, default=10, help="frames of a cine (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores, %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores, %(default)s)"
+    )
     arguments = parser.parse_args(argv)
-    for name, least, most in (("patients", 1, 100_000), ("image_size", 128, 2048), ("frames", 2, 200), ("seed", 0, 2**31),
-                              ("workers", 1, 256)):
+    for name, least, most in (
+        ("patients", 1, 100_000),
+        ("image_size", 128, 2048),
+        ("frames", 2, 200),
+        ("seed", 0, 2**31),
+        ("workers", 1, 256),
+    ):
         if not least <= getattr(arguments, name) <= most:
-            parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)}: allowed are {least} to {most}")
+            parser.error(
+                f"--{name.replace('_', '-')} {getattr(arguments, name)}: allowed are {least} to {most}"
+            )
     return arguments
 
 
@@ -54,6 +70,7 @@ def make_patient(job: tuple[Path, int, int, int, list[Analysis]]) -> int:
     """Write a patient's rows that are not there yet; returns how many rows are there now."""
     directory, seed, size_px, frames, analyses = job
     import cv2
+
     cv2.setNumThreads(1)
     cases = patient_cases(analyses)
     missing = [case for case in cases if read_record(directory, case) is None]
@@ -72,19 +89,31 @@ def check_space(directory: Path, rows: int, size_px: int, frames: int) -> None:
     print(f"{rows} cines of {frames} frames, {size_px} x {size_px}: up to {need / 1e9:.2f} GB in {directory}")
     written = sum(file.stat().st_size for file in directory.rglob("*.npy")) if directory.exists() else 0
     if need - written > free:
-        raise OSError(f"{directory}: {free / 1e9:.2f} GB free, {(need - written) / 1e9:.2f} GB needed; "
-                      "free some space, or lower --patients, --frames or --image-size")
+        raise OSError(
+            f"{directory}: {free / 1e9:.2f} GB free, {(need - written) / 1e9:.2f} GB needed; "
+            "free some space, or lower --patients, --frames or --image-size"
+        )
 
 
 def run(arguments: argparse.Namespace) -> Path:
     """Make the data set; returns the path of its CSV."""
     rows = arguments.rows if arguments.rows is not None else default_rows(arguments.patients)
     plan = plan_analyses(arguments.patients, rows, arguments.seed)
-    check_manifest(arguments.out, {"patients": arguments.patients, "rows": rows, "image_size": arguments.image_size,
-                                   "frames": arguments.frames, "seed": arguments.seed})
+    check_manifest(
+        arguments.out,
+        {
+            "patients": arguments.patients,
+            "rows": rows,
+            "image_size": arguments.image_size,
+            "frames": arguments.frames,
+            "seed": arguments.seed,
+        },
+    )
     check_space(arguments.out, rows, arguments.image_size, arguments.frames)
     by_patient = [list(group) for _, group in groupby(plan, key=lambda one: one.patient)]
-    jobs = [(arguments.out, arguments.seed, arguments.image_size, arguments.frames, own) for own in by_patient]
+    jobs = [
+        (arguments.out, arguments.seed, arguments.image_size, arguments.frames, own) for own in by_patient
+    ]
     with tqdm(total=rows, unit="cine", desc="phantom") as bar:
         for count in _each(make_patient, jobs, arguments.workers):
             bar.update(count)

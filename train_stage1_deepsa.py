@@ -1,11 +1,11 @@
 """Stage 1: SAM 3 learns to segment coronary vessels from DeepSA pseudo-labels.
 
-    python train_stage1_deepsa.py --data-csv data.csv --sam3-checkpoint sam3.pt           # the mission's run: GPUs, 1008 px
-    python train_stage1_deepsa.py --data-csv data.csv --backbone sam3-tiny --epochs 5     # on a CPU
-    python train_stage1_deepsa.py --data-csv data.csv --backbone sam3-tiny --dry-run      # does everything work? 2 steps
-    python train_stage1_deepsa.py ... --resume                                            # go on from the very step
-    python train_stage1_deepsa.py ... --eval-only --init-from checkpoints/phase1_deepsa_best.pth --eval-split val
-    torchrun --nproc-per-node 2 train_stage1_deepsa.py ...                                # as torchrun says
+    python train_stage1_deepsa.py --data-csv data.csv --sam3-checkpoint sam3.pt         # the mission's run
+    python train_stage1_deepsa.py --data-csv data.csv --backbone sam3-tiny --epochs 5   # on a CPU
+    python train_stage1_deepsa.py --data-csv data.csv --backbone sam3-tiny --dry-run    # does it all work?
+    python train_stage1_deepsa.py ... --resume                                          # go on from there
+    python train_stage1_deepsa.py ... --eval-only --init-from checkpoints/phase1_deepsa_best.pth
+    torchrun --nproc-per-node 2 train_stage1_deepsa.py ...                              # as torchrun says
 
 Ctrl-C or SIGTERM saves at the next step and leaves. In --checkpoint-dir: phase1_deepsa_latest.pth (to go on),
 _best.pth (best validation Dice against the labels), _history.jsonl, _curves.png, _metrics.json.
@@ -38,7 +38,7 @@ from utils.arguments import (
 )
 from utils.checkpoint import CheckpointError, load_checkpoint, load_weights
 from utils.distributed import Ranks, launch, wrap_model
-from utils.entry import clean_exit, command_line, describe_start
+from utils.entry import clean_exit, command_line, describe_epoch, describe_start
 from utils.interrupt import StopRequest
 from utils.loader import build_loader
 from utils.losses import bce_loss, soft_dice_loss
@@ -52,6 +52,9 @@ CLASSES = ("vessel",)
 MASTER_PORT = 12355
 BCE_WEIGHT, DICE_WEIGHT = 0.5, 0.5
 BEST_METRIC = "dice_deepsa"
+SHOWN = (
+    "train_loss", "train_dice", "val_loss", "val_dice_deepsa", "val_dice_truth", "val_deepsa_dice_truth",
+)
 CURVES = {
     "loss": ("train_loss", "val_loss"),
     "Dice against DeepSA": ("train_dice", "val_dice_deepsa"),
@@ -64,7 +67,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add_data_arguments(parser)
     add_model_arguments(parser)
-    add_training_arguments(parser, epochs=50, batch_size=4, lr=1e-4, backbone_lr_scale=0.1, master_port=MASTER_PORT)
+    add_training_arguments(
+        parser, epochs=50, batch_size=4, lr=1e-4, backbone_lr_scale=0.1, master_port=MASTER_PORT
+    )
     args = parser.parse_args(arguments)
     try:
         args.image_size = choose_image_size(args.backbone, args.image_size)
@@ -77,7 +82,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def build_data(args: argparse.Namespace) -> dict:
-    """Check the whole CSV; the tables that this run needs, by split: train and val, or --eval-split as val."""
+    """Check the whole CSV; the tables of this run by split: train and val, or --eval-split as val."""
     shows_progress = int(os.environ.get("RANK", 0)) == 0
     table = load_table(args.data_csv, args.data_root, parse_path_maps(args.path_map), progress=shows_progress)
     if args.eval_only:
@@ -86,13 +91,14 @@ def build_data(args: argparse.Namespace) -> dict:
 
 
 def build_loaders(args: argparse.Namespace, tables: dict, ranks: Ranks, device: torch.device) -> dict:
-    """A DataLoader for each table: augmented and resumable for training, with masks at frame size for validation."""
+    """A DataLoader a table: augmented and resumable for training, with masks at frame size for validation."""
     deal = dict(batch_size=args.batch_size, rank=ranks.rank, world_size=ranks.world_size)
     limit = DRY_RUN_BATCHES if args.dry_run else None
     loaders = {}
     for split, table in tables.items():
         if split == "train":
-            dataset = AngiogramDataset(table, image_size=args.image_size, augment=args.augment, seed=args.seed)
+            variation = dict(augment=args.augment, seed=args.seed)
+            dataset = AngiogramDataset(table, image_size=args.image_size, **variation)
             sampler = TrainingSampler(len(table), accum_steps=args.accum_steps, seed=args.seed, **deal)
         else:
             dataset = AngiogramDataset(table, image_size=args.image_size, frame_masks=True)
@@ -107,11 +113,12 @@ def build_loaders(args: argparse.Namespace, tables: dict, ranks: Ranks, device: 
 def describe_row(table, index: int) -> str:
     """Row `index` of a table in words: line of the CSV, cine and frame."""
     row = table.iloc[index]
-    return f"CSV row {row['csv_line']} (patient {row['patient_id']}, {row['cine_path']}, frame {row['frame_index']})"
+    where = f"patient {row['patient_id']}, {row['cine_path']}, frame {row['frame_index']}"
+    return f"CSV row {row['csv_line']} ({where})"
 
 
 def build_model(args: argparse.Namespace) -> tuple[torch.nn.Module, dict | None]:
-    """The model with its first weights, and what they came from (None: not from a checkpoint of this project)."""
+    """The model with its first weights, and the checkpoint of this project that they came from, if any."""
     source = args.init_from
     model = build_deepsa_model(
         backbone=args.backbone, image_size=args.image_size, use_view=args.use_view,
@@ -120,8 +127,8 @@ def build_model(args: argparse.Namespace) -> tuple[torch.nn.Module, dict | None]
     if source is None:
         return model, None
     checkpoint = load_checkpoint(source)
-    if checkpoint["stage"] != STAGE:
-        raise CheckpointError(f"{source}: of stage {checkpoint['stage']!r}; stage 1 starts from {STAGE!r} or from SAM 3")
+    if (stage := checkpoint["stage"]) != STAGE:
+        raise CheckpointError(f"{source}: of stage {stage!r}; stage 1 starts from {STAGE!r} or from SAM 3")
     load_weights(model, checkpoint["model"], source=source)
     return model, {"path": str(source), **{key: checkpoint[key] for key in ("stage", "epoch", "global_step")}}
 
@@ -133,21 +140,22 @@ def compute_loss(model: torch.nn.Module, batch: dict) -> dict[str, torch.Tensor]
 
 
 def vessel_losses(vessel_logits: torch.Tensor, vessel_mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Losses (B,) of logits (B, 1, H, W) against a mask (B, 1, H, W) of 0 and 1; in float32, whatever the logits are."""
+    """Losses (B,) of logits (B, 1, H, W) against a mask (B, 1, H, W) of 0 and 1; in float32."""
     bce, dice_loss = bce_loss(vessel_logits, vessel_mask), soft_dice_loss(vessel_logits, vessel_mask)
     loss = BCE_WEIGHT * bce + DICE_WEIGHT * dice_loss
     return {"loss": loss, "bce": bce.detach(), "dice": 1 - dice_loss.detach()}
 
 
 def score_batch(model: torch.nn.Module, batch: dict) -> list[dict[str, float]]:
-    """One record a frame, scored at the frame's own size against DeepSA's label and, where there is one, the truth."""
+    """One record a frame, scored at its own size against DeepSA's label and, if there is one, the truth."""
     vessel_logits = model(batch["image"], batch["view_deg"]).float()
     losses = vessel_losses(vessel_logits, batch["deepsa_mask"])["loss"].tolist()
     truths = batch.get("frame_truth_mask", [None] * len(losses))
     records = []
-    for index, (loss, label, truth) in enumerate(zip(losses, batch["frame_deepsa_mask"], truths, strict=True)):
-        prediction = mask_at_frame_size(vessel_logits[index], label.shape)
-        record = {"row": int(batch["row"][index]), "loss": loss, **mask_scores(prediction, label, "deepsa")}
+    labels, rows = batch["frame_deepsa_mask"], batch["row"].tolist()
+    for row, loss, logits, label, truth in zip(rows, losses, vessel_logits, labels, truths, strict=True):
+        prediction = mask_at_frame_size(logits, label.shape)
+        record = {"row": row, "loss": loss, **mask_scores(prediction, label, "deepsa")}
         if truth is not None:
             record |= mask_scores(prediction, truth, "truth") | {"deepsa_dice_truth": dice(label, truth)}
         records.append(record)
@@ -155,8 +163,8 @@ def score_batch(model: torch.nn.Module, batch: dict) -> list[dict[str, float]]:
 
 
 def mask_at_frame_size(vessel_logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Logits (1, S, S) resized to the frame's (H, W), pixel centres as cv2 put them, and cut at probability 0.5: bool."""
-    resized = F.interpolate(vessel_logits[None], size=size, mode="bilinear", align_corners=False, antialias=True)
+    """Logits (1, S, S) to a bool mask (H, W) of the frame: probability above 0.5, pixel centres as in cv2."""
+    resized = F.interpolate(vessel_logits[None], size, mode="bilinear", align_corners=False, antialias=True)
     return (resized[0, 0] > 0).cpu().numpy()
 
 
@@ -172,7 +180,10 @@ def run(ranks: Ranks, args: argparse.Namespace, tables: dict) -> None:
         loaders = build_loaders(args, tables, ranks, device)
         setting = dict(ranks=ranks, device=device, amp=amp, stop=stop)
         if args.eval_only:
-            validate_only(model, loaders["val"], tables["val"], files, setting)
+            metrics = validate(model, loaders["val"], tables["val"], **setting)
+            if ranks.is_main:
+                files.save_metrics(metrics)
+                print(f"{format_summary(metrics)}\nwritten to {files.metrics}", flush=True)
             return
         sampler = loaders["train"].batch_sampler
         groups = model.parameter_groups(
@@ -189,61 +200,38 @@ def run(ranks: Ranks, args: argparse.Namespace, tables: dict) -> None:
         say = print if ranks.is_main else lambda *_, **__: None
         say(describe_start(state, ranks, device, amp, amp_reason, tables, args.epochs), flush=True)
         if args.resume:
-            say(resume(state, files, ranks), flush=True)
+            say(files.resume(state, ranks), flush=True)
         if state.progress.epoch >= args.epochs:
             say(f"all {args.epochs} epochs are done; give more --epochs to train on", flush=True)
         train(args, state, loaders, tables, files, setting, say)
 
 
-def resume(state: TrainingState, files: RunFiles, ranks: Ranks) -> str:
-    """Go on from the latest checkpoint if there is one; returns what happened, in words."""
-    if not files.latest.exists():
-        return f"--resume: {files.latest} does not exist yet; starting from the beginning"
-    notes = state.restore(load_checkpoint(files.latest), ranks, source=str(files.latest))
-    progress = state.progress
-    where = f"going on from {files.latest}: epoch {progress.epoch + 1}, {progress.samples_done} of its samples done"
-    return where + (f"\nnot as it was, so it will not end with the same bits: {'; '.join(notes)}" if notes else "")
-
-
-def train(args, state: TrainingState, loaders: dict, tables: dict, files: RunFiles, setting: dict, say) -> None:
-    """Epochs of training and validation, each leaving its files; a dry run leaves none and stops after two batches."""
-    ranks = setting["ranks"]
+def train(args, state: TrainingState, loaders: dict, tables: dict, files: RunFiles, setting: dict, say):
+    """Epochs of training and validation, each leaving its files; a dry run leaves none, after two batches."""
+    ranks, number = setting["ranks"], state.progress.epoch
     save = None if args.dry_run else functools.partial(files.save_latest, state, ranks)
-    while state.progress.epoch < args.epochs:
+    describe = functools.partial(describe_row, tables["train"])
+    max_steps = DRY_RUN_BATCHES if args.dry_run else None
+    while number < args.epochs:
         train_one_epoch(
             state, loaders["train"], compute_loss, clip=args.clip, save=save, save_every=args.save_every,
-            max_steps=DRY_RUN_BATCHES if args.dry_run else None,
-            describe=functools.partial(describe_row, tables["train"]), **setting,
+            max_steps=max_steps, describe=describe, **setting,
         )
-        number = state.progress.epoch + 1
-        metrics = None
+        number, metrics = number + 1, None
         if number % args.eval_every == 0 or number == args.epochs or args.dry_run:
-            records = evaluate(state.model, loaders["val"], score_batch, save=save, **setting)
-            metrics = summarise_records(records, tables["val"]["patient_id"].iloc[[record["row"] for record in records]])
+            metrics = validate(state.model, loaders["val"], tables["val"], save=save, **setting)
         is_best = state.finish_epoch(metrics, best_metric=BEST_METRIC)
-        say(describe_epoch(state, is_best), flush=True)
+        say(describe_epoch(state.progress.history[-1], SHOWN, is_best), flush=True)
         if args.dry_run:
             say("dry run: training and validation work; nothing was written", flush=True)
             return
         files.save_epoch(state, ranks, is_best=is_best, panels=CURVES)
 
 
-def describe_epoch(state: TrainingState, is_best: bool) -> str:
-    """One line of the epoch that has just been finished."""
-    line = state.progress.history[-1]
-    shown = ("train_loss", "train_dice", "val_loss", "val_dice_deepsa", "val_dice_truth", "val_deepsa_dice_truth")
-    values = "  ".join(f"{name} {line[name]:.4f}" for name in shown if name in line)
-    return f"epoch {line['epoch']}: {values}{'  (best so far)' if is_best else ''}"
-
-
-def validate_only(model, loader, table, files: RunFiles, setting: dict) -> None:
-    """Score the model on `table`, write the metrics and print them."""
+def validate(model: torch.nn.Module, loader, table, **setting) -> dict:
+    """Metrics of `model` on every row of `table`, the same on all ranks."""
     records = evaluate(model, loader, score_batch, **setting)
-    metrics = summarise_records(records, table["patient_id"].iloc[[record["row"] for record in records]])
-    if setting["ranks"].is_main:
-        files.save_metrics(metrics)
-        print(format_summary(metrics))
-        print(f"written to {files.metrics}")
+    return summarise_records(records, table["patient_id"].tolist())
 
 
 def main() -> None:
@@ -251,8 +239,9 @@ def main() -> None:
     with clean_exit():
         if not (args.resume or args.dry_run or args.eval_only):
             RunFiles(args.checkpoint_dir, STAGE).refuse_overwriting()
+        world_size = 1 if args.device == "cpu" and args.world_size is None else args.world_size
         launch(
-            run, (args, build_data(args)), world_size=args.world_size, backend=args.ddp_backend,
+            run, (args, build_data(args)), world_size=world_size, backend=args.ddp_backend,
             port=args.master_port, default_port=MASTER_PORT,
         )
 

@@ -1,9 +1,11 @@
 """The mean coronary tree and its variation between patients.
 
-anatomy.csv: mean 3D positions and lumen diameters of 83 normal angiograms (Dodge et al., Circulation 1992;86:232-246,
-by way of a public transcription; sign faults of R3d, RDo, RDp and R4p mended so that the path is smooth, RIp replaced
-by the midpoint of its neighbours). Spread of diameters and share of right dominance: the same study.
+anatomy.csv: mean 3D positions and lumen diameters of 83 normal angiograms (Dodge et al., Circulation
+1992;86:232-246, by way of a public transcription; sign faults of R3d, RDo, RDp and R4p mended so that the
+path is smooth, RIp replaced by the midpoint of its neighbours). Spread of diameters and share of right
+dominance: the same study.
 """
+
 from __future__ import annotations
 
 import csv
@@ -35,7 +37,9 @@ class Segment:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One patient's vessels before branching: segments by name, the middle of the heart and its apex (3,) in mm."""
+    """One patient's vessels before branching: segments by name, the middle of the heart and its apex (3,) in
+    mm.
+    """
 
     segments: dict[str, Segment]
     heart_mm: np.ndarray
@@ -50,31 +54,45 @@ def load_anatomy() -> dict[str, Segment]:
         for row in csv.DictReader(file):
             rows.setdefault(row["segment"], []).append(row)
     columns = ("left_mm", "superior_mm", "anterior_mm")
-    return {name: Segment(int(own[0]["cass_id"]), np.array([[float(r[c]) for c in columns] for r in own]),
-                          np.array([float(r["diameter_mm"]) for r in own])) for name, own in rows.items()}
+    return {
+        name: Segment(
+            int(own[0]["cass_id"]),
+            np.array([[float(r[c]) for c in columns] for r in own]),
+            np.array([float(r["diameter_mm"]) for r in own]),
+        )
+        for name, own in rows.items()
+    }
 
 
 def vary_anatomy(side: str, rng: np.random.Generator) -> Anatomy:
-    """Another patient: size, turn, smooth bends of space that move neighbouring vessels alike, and diameters."""
+    """Another patient: size, turn, smooth bends of space that move neighbouring vessels alike, and diameters.
+    """
     woman = WOMEN_SMALLER if rng.random() < WOMEN else 1.0
     caliber = float(np.clip(rng.normal(1, DIAMETER_SPREAD[side]), 0.75, 1.3)) * woman
     turn = Rotation.from_euler("xyz", rng.normal(0, TURN_DEG, 3), degrees=True).as_matrix()
     turn = turn * rng.normal(1.0, SIZE_SPREAD)
-    waves = unit(rng.normal(0, 1, (BEND_WAVES, 3))) * (2 * np.pi / rng.uniform(*BEND_WAVE_MM, (BEND_WAVES, 1)))
+    waves = unit(rng.normal(0, 1, (BEND_WAVES, 3))) * (
+        2 * np.pi / rng.uniform(*BEND_WAVE_MM, (BEND_WAVES, 1))
+    )
     phases, sizes = rng.uniform(0, 2 * np.pi, BEND_WAVES), rng.normal(0, BEND_MM, (BEND_WAVES, 3))
 
     def moved(points: np.ndarray) -> np.ndarray:
         bend = (np.sin(points @ waves.T + phases) - np.sin(phases)) @ sizes  # zero at the ostium
         return (points + bend) @ turn.T
 
-    segments = {name: Segment(mean.cass_id, moved(mean.points_mm),
-                              mean.diameter_mm * caliber * rng.normal(1, SEGMENT_SPREAD))
-                for name, mean in load_anatomy().items()}
+    segments = {
+        name: Segment(
+            mean.cass_id, moved(mean.points_mm), mean.diameter_mm * caliber * rng.normal(1, SEGMENT_SPREAD)
+        )
+        for name, mean in load_anatomy().items()
+    }
     heart = sphere_center(np.concatenate([segment.points_mm for segment in segments.values()]))
     return Anatomy(segments, heart, segments["distal LAD"].points_mm[-2], caliber)
 
 
 def sphere_center(points: np.ndarray) -> np.ndarray:
-    """Least-squares centre of the sphere on which points (n, 3) lie: for coronary vessels, the middle of the heart."""
+    """Least-squares centre of the sphere on which points (n, 3) lie: for coronary vessels, the middle of the
+    heart.
+    """
     matrix = np.column_stack([2 * points, np.ones(len(points))])
     return np.linalg.lstsq(matrix, (points**2).sum(axis=1), rcond=None)[0][:3]

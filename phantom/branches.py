@@ -1,4 +1,7 @@
-"""Small branches that real trees have and CASS does not number (and a few that it does: acute marginal, septals)."""
+"""Small branches that real trees have and CASS does not number (and a few that it does: acute marginal,
+septals).
+"""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -13,7 +16,8 @@ OUT, IN, SIDE = "out", "in", "side"  # away from the heart's middle, into the se
 
 @dataclass(frozen=True)
 class Kind:
-    """Branches of one kind on one parent: how many, where along it (0-1), how thick and long (mm), which way."""
+    """Branches of one kind on one parent: how many, where along it (0-1), how thick and long (mm), which way.
+    """
 
     parent: str
     count: tuple[int, int]
@@ -40,18 +44,36 @@ KINDS = {
         Kind("ramus intermedius", (1, 4), (0.25, 0.9), (0.5, 0.95), (8, 24), SIDE),
         Kind("first obtuse marginal", (1, 4), (0.25, 0.9), (0.5, 0.95), (8, 26), SIDE),
         Kind("second obtuse marginal", (1, 3), (0.25, 0.9), (0.5, 0.95), (8, 22), SIDE),
-        Kind("third obtuse marginal", (0, 2), (0.25, 0.9), (0.5, 0.8), (8, 18), SIDE)),
+        Kind("third obtuse marginal", (0, 2), (0.25, 0.9), (0.5, 0.8), (8, 18), SIDE),
+    ),
     "right": (
         Kind("RCA", (1, 1), (0.05, 0.1), (0.7, 1.2), (25, 45), SIDE, twigs=2, aim=(0.6, 0.35, 0.8)),  # conus
-        Kind("RCA", (1, 1), (0.06, 0.14), (0.7, 1.1), (25, 45), SIDE, twigs=2, aim=(-0.3, 0.7, -0.7)),  # sinus node
-        Kind("RCA", (1, 3), (0.2, 0.55), (0.7, 1.2), (22, 48), SIDE, twigs=2, aim=(0.7, -0.4, 0.6)),  # RV marginals
-        Kind("RCA", (1, 1), (0.55, 0.75), (1.2, 1.7), (40, 62), SIDE, 10, 3, aim=(0.8, -0.5, 0.5)),  # acute marginal
+        Kind(
+            "RCA", (1, 1), (0.06, 0.14), (0.7, 1.1), (25, 45), SIDE, twigs=2, aim=(-0.3, 0.7, -0.7)
+        ),  # sinus node
+        Kind(
+            "RCA", (1, 3), (0.2, 0.55), (0.7, 1.2), (22, 48), SIDE, twigs=2, aim=(0.7, -0.4, 0.6)
+        ),  # RV marginals
+        Kind(
+            "RCA", (1, 1), (0.55, 0.75), (1.2, 1.7), (40, 62), SIDE, 10, 3, aim=(0.8, -0.5, 0.5)
+        ),  # acute marginal
         Kind("RCA", (0, 2), (0.45, 0.9), (0.5, 0.9), (14, 30), SIDE, aim=(0.0, 0.5, -0.8)),  # atrial
-        Kind("right posterior descending", (3, 6), (0.15, 0.85), (0.5, 0.9), (9, 22), IN, 9, aim=(0.2, 0.8, 0.4)),
+        Kind(
+            "right posterior descending",
+            (3, 6),
+            (0.15, 0.85),
+            (0.5, 0.9),
+            (9, 22),
+            IN,
+            9,
+            aim=(0.2, 0.8, 0.4),
+        ),
         Kind("right posterior descending", (1, 3), (0.3, 0.9), (0.5, 0.8), (8, 20), SIDE),
         Kind("RPAV", (1, 2), (0.3, 0.9), (0.6, 1.2), (14, 34), SIDE, twigs=1),
         Kind("first right posterolateral", (1, 3), (0.2, 0.9), (0.5, 0.9), (8, 20), SIDE),
-        Kind("second right posterolateral", (1, 3), (0.2, 0.9), (0.5, 0.9), (8, 20), SIDE))}
+        Kind("second right posterolateral", (1, 3), (0.2, 0.9), (0.5, 0.9), (8, 20), SIDE),
+    ),
+}
 
 
 def add_small_branches(builder: TreeBuilder, side: str) -> None:
@@ -79,13 +101,23 @@ def _add_branch(builder: TreeBuilder, kind: Kind, rng: np.random.Generator) -> N
         _add_grown(builder, twig, spot, 0.75 * own.diameter_mm[spot], rng.uniform(*twig.length_mm), rng)
 
 
-def _add_grown(builder: TreeBuilder, kind: Kind, at: int, diameter: float, length: float, rng: np.random.Generator) -> str:
+def _add_grown(
+    builder: TreeBuilder, kind: Kind, at: int, diameter: float, length: float, rng: np.random.Generator
+) -> str:
     trunk, heart = builder.lines[kind.parent], builder.anatomy.heart_mm
     start = trunk.points_mm[at]
     along = trunk.direction(at, 3)
-    path = grow(start, _heading(kind, start, along, heart, rng), length, heart, rng,
-                toward=_aim(kind, start, builder, rng), pull=0.05, wander=0.18,
-                surface=0.0 if kind.way == IN else 0.6)
+    path = grow(
+        start,
+        _heading(kind, start, along, heart, rng),
+        length,
+        heart,
+        rng,
+        toward=_aim(kind, start, builder, rng),
+        pull=0.05,
+        wander=0.18,
+        surface=0.0 if kind.way == IN else 0.6,
+    )
     path = np.concatenate([path[:1], path[2::2]])
     taper = np.linspace(diameter, max(0.4, 0.5 * diameter), len(path))
     name = f"{kind.parent} branch {len(builder.lines)}"

@@ -1,4 +1,7 @@
-"""Builds a tree vessel by vessel: smooth courses, tortuosity, branches that leave tangentially, tapered far ends."""
+"""Builds a tree vessel by vessel: smooth courses, tortuosity, branches that leave tangentially, tapered far
+ends.
+"""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -47,12 +50,15 @@ class TreeBuilder:
 
     def __init__(self, anatomy: Anatomy, rng: np.random.Generator):
         self.anatomy, self.rng = anatomy, rng
-        self.tortuosity = rng.gamma(3.0, 0.33)  # of this patient; mean 1
+        self.tortuosity = min(rng.gamma(3.0, 0.33), 2.2)  # of this patient; mean 1
         self.lines: dict[str, Line] = {}
 
-    def add(self, name: str, course: Course, *, parent: str | None = None, at: int = 0,
-            tortuosity: float = 1.0) -> Line:
-        """Add a vessel; with a parent it starts at the parent's sample `at` and leaves along the parent's direction."""
+    def add(
+        self, name: str, course: Course, *, parent: str | None = None, at: int = 0, tortuosity: float = 1.0
+    ) -> Line:
+        """Add a vessel; with a parent it starts at the parent's sample `at` and leaves along the parent's
+        direction.
+        """
         reach_mm = 0.0
         if parent is not None:
             trunk = self.lines[parent]
@@ -67,31 +73,56 @@ class TreeBuilder:
     def nearest(self, parent: str, point_mm: np.ndarray, jitter_mm: float = 0.0) -> int:
         """The parent's sample nearest to a point, moved along the parent by a random amount."""
         straight = self.lines[parent].straight_mm
-        index = np.linalg.norm(straight - point_mm, axis=1).argmin() + self.rng.normal(0, jitter_mm) / SAMPLE_MM
+        index = (
+            np.linalg.norm(straight - point_mm, axis=1).argmin() + self.rng.normal(0, jitter_mm) / SAMPLE_MM
+        )
         return int(np.clip(index, 4, len(straight) - 5))
 
     def extended(self, course: Course, extra_mm: float) -> Course:
         """A course with a grown far end towards the apex, tapering to a thin tip."""
         points, diameter, cass_id = course
-        path = grow(points[-1], points[-1] - points[-2], extra_mm, self.anatomy.heart_mm, self.rng,
-                    toward=self.anatomy.apex_mm - points[-1], wander=0.10)[3::4]
+        path = grow(
+            points[-1],
+            points[-1] - points[-2],
+            extra_mm,
+            self.anatomy.heart_mm,
+            self.rng,
+            toward=self.anatomy.apex_mm - points[-1],
+            wander=0.10,
+        )[3::4]
         taper = np.linspace(diameter[-1], self.rng.uniform(*TIP_MM), len(path) + 1)[1:]
-        return Course(np.concatenate([points, path]), np.append(diameter, taper),
-                      np.append(cass_id, [cass_id[-1]] * len(path)))
+        return Course(
+            np.concatenate([points, path]),
+            np.append(diameter, taper),
+            np.append(cass_id, [cass_id[-1]] * len(path)),
+        )
 
     def tree(self) -> Tree:
         """All vessels so far as one `Tree` without lesions."""
         lines = list(self.lines.values())
-        points, diameter, cass_id = (np.concatenate([getattr(line, name) for line in lines])
-                                     for name in ("points_mm", "diameter_mm", "cass_id"))
+        points, diameter, cass_id = (
+            np.concatenate([getattr(line, name) for line in lines])
+            for name in ("points_mm", "diameter_mm", "cass_id")
+        )
         reach = np.concatenate([line.reach_mm + arc_mm(line.points_mm) for line in lines])
         number = np.repeat(np.arange(len(lines)), [len(line.points_mm) for line in lines])
-        return Tree(points, points.copy(), diameter, diameter.copy(), cass_id, number, reach, self.anatomy.heart_mm,
-                    tuple(self.lines))
+        return Tree(
+            points,
+            points.copy(),
+            diameter,
+            diameter.copy(),
+            cass_id,
+            number,
+            reach,
+            self.anatomy.heart_mm,
+            tuple(self.lines),
+        )
 
 
 def course_of(*segments: Segment) -> Course:
-    """Segments of one vessel, end to end, as one course; a shared point belongs to the segment that it starts."""
+    """Segments of one vessel, end to end, as one course; a shared point belongs to the segment that it
+    starts.
+    """
     points = [s.points_mm if i == 0 else s.points_mm[1:] for i, s in enumerate(segments)]
     diameter = [s.diameter_mm if i == 0 else s.diameter_mm[1:] for i, s in enumerate(segments)]
     cass_id = np.concatenate([np.full(len(s.points_mm) - 1, s.cass_id) for s in segments])
@@ -108,14 +139,18 @@ def _leaving(trunk: Line, at: int, course: Course) -> Course:
     points = course.points_mm + (trunk.points_mm[at] - course.points_mm[0])
     first = points[0] + FIRST_STEP_MM * unit(LEAN * trunk.direction(at) + unit(points[1] - points[0]))
     diameter = np.minimum(course.diameter_mm, WIDEST_BRANCH * trunk.diameter_mm[at])
-    return Course(np.insert(points, 1, first, axis=0), np.insert(diameter, 1, diameter[0]),
-                  np.insert(course.cass_id, 1, course.cass_id[0]))
+    return Course(
+        np.insert(points, 1, first, axis=0),
+        np.insert(diameter, 1, diameter[0]),
+        np.insert(course.cass_id, 1, course.cass_id[0]),
+    )
 
 
 def _smooth(course: Course) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A smooth curve through the control points, sampled about every 0.5 mm: points, diameters, CASS ids.
 
-    Knots spaced by the root of the distance (centripetal) keep the curve from overshooting between uneven points.
+    Knots spaced by the root of the distance (centripetal) keep the curve from overshooting between uneven
+    points.
     """
     steps = np.maximum(np.linalg.norm(np.diff(course.points_mm, axis=0), axis=1), 0.3)
     knots = np.append(0, np.cumsum(np.sqrt(steps)))

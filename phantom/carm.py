@@ -1,9 +1,10 @@
 """The C-arm: perspective projection of patient coordinates (mm) to image coordinates (px).
 
-Patient axes: x left, y superior, z anterior. Angles in degrees: LAO +, RAO -, cranial +, caudal -
-(DICOM Positioner Primary and Secondary Angle). Image axes: x right, y down, pixel centres at integers, shown as if
+Patient axes: x left, y superior, z anterior. Angles in degrees: LAO +, RAO -, cranial +, caudal - (DICOM
+Positioner Primary and Secondary Angle). Image axes: x right, y down, pixel centres at integers, shown as if
 facing the patient (patient's left at the image's right).
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -15,7 +16,8 @@ import numpy as np
 class CArm:
     """A C-arm position. `isocentre_mm` (3,) is in patient coordinates; the table moves it.
 
-    sid_mm: source to detector, sod_mm: source to isocentre, spacing_mm: detector pixel, size_px: square image.
+    sid_mm: source to detector, sod_mm: source to isocentre, spacing_mm: detector pixel, size_px: square
+    image.
     """
 
     primary_deg: float
@@ -27,7 +29,9 @@ class CArm:
     isocentre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def axes(self) -> np.ndarray:
-        """Rows: image right, image up, isocentre-to-detector, as unit vectors in patient axes. (3, 3) float64."""
+        """Rows: image right, image up, isocentre-to-detector, as unit vectors in patient axes. (3, 3)
+        float64.
+        """
         a, b = np.radians(self.primary_deg), np.radians(self.secondary_deg)
         toward = np.array([np.sin(a) * np.cos(b), np.sin(b), np.cos(a) * np.cos(b)])
         right = np.array([np.cos(a), 0.0, -np.sin(a)])

@@ -1,4 +1,5 @@
 """One row of the data set: its cine, its truth, its labels, its files."""
+
 from __future__ import annotations
 
 import json
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 
 from phantom.carm import CArm
-from phantom.catheter import catheter_opacity, root_blush
+from phantom.catheter import catheter_opacity, root_blush, wire_opacity
 from phantom.contours import contours_record, lesion_records, measure, segment_mask, trace_segment
 from phantom.contours import POINTS as CONTOUR_POINTS
 from phantom.detector import Detector, draw_detector, take_picture
@@ -23,22 +24,35 @@ from phantom.thorax import draw_thorax
 from phantom.tree import Tree
 
 FOLDERS = {  # CSV column -> folder and file ending
-    "cine_path": ("cines", "npy"), "contours_path": ("contours", "json"),
-    "vessel_mask_actual_path": ("segment_masks", "png"), "deepsa_pseudo_label_path": ("deepsa", "png"),
-    "true_vessel_mask_path": ("true_vessels", "png"), "true_cass_map_path": ("true_cass", "png"),
-    "true_lesions_path": ("true_lesions", "json")}
+    "cine_path": ("cines", "npy"),
+    "contours_path": ("contours", "json"),
+    "vessel_mask_actual_path": ("segment_masks", "png"),
+    "deepsa_pseudo_label_path": ("deepsa", "png"),
+    "true_vessel_mask_path": ("true_vessels", "png"),
+    "true_cass_map_path": ("true_cass", "png"),
+    "true_lesions_path": ("true_lesions", "json"),
+}
 GREY_CINES, FLOAT_CINES = 0.08, 0.02  # shares of cines stored as (F, H, W) uint8 and (F, H, W) float32
-MISSING_ANGLES, TEXT_ANGLES, FRENCH_CATHETERS, WRONG_FIRST_SEGMENT = 0.02, 0.04, 0.3, 0.04  # traps of the user's files
+MISSING_ANGLES, TEXT_ANGLES, FRENCH_CATHETERS, WRONG_FIRST_SEGMENT = (
+    0.02,
+    0.04,
+    0.3,
+    0.04,
+)  # traps of the user's files
 
 
-def write_case(directory: Path, seed: int, case: Case, trees: dict[str, Tree], size_px: int, frames: int) -> None:
+def write_case(
+    directory: Path, seed: int, case: Case, trees: dict[str, Tree], size_px: int, frames: int
+) -> None:
     """Make one row and write its files; its record, written last, says that all of them are there."""
     scene = build_scene(seed, case, trees, size_px, frames)
     rng = generator(seed, case.patient, PICTURE, case.number)
     detector = draw_detector(size_px, rng)
     cine, false_edges = render_cine(scene, detector, rng)
     truth, cass_map, label = draw_truth_and_label(scene, case.cass_id, detector, false_edges, rng)
-    trace = trace_segment(scene.tree, case.cass_id, scene.carm, int(rng.integers(*CONTOUR_POINTS, endpoint=True)))
+    trace = trace_segment(
+        scene.tree, case.cass_id, scene.carm, int(rng.integers(*CONTOUR_POINTS, endpoint=True))
+    )
     measurements, scale = measure(scene.tree, scene.lesions[0], trace)
     paths = {column: f"{folder}/{case.name}.{ending}" for column, (folder, ending) in FOLDERS.items()}
     angles = view_angles(scene.carm, rng)
@@ -54,7 +68,9 @@ def write_case(directory: Path, seed: int, case: Case, trees: dict[str, Tree], s
     write_json(record_path(directory, case), _record(case, scene, measurements, paths, angles, rng))
 
 
-def render_cine(scene: Scene, detector: Detector, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
+def render_cine(
+    scene: Scene, detector: Detector, rng: np.random.Generator
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """Frames (F, size, size) uint8, and curves of the background that invite mistakes."""
     carm, tree = scene.carm, scene.tree
     image_px, px_per_mm = carm.project(tree.center_mm)
@@ -68,27 +84,41 @@ def render_cine(scene: Scene, detector: Detector, rng: np.random.Generator) -> t
     for time_s in scene.times_s:
         points = scene.motion.move(fine.center_mm, fine.heart_mm, time_s)
         filling = scene.bolus.concentration(fine.reach_mm, time_s)
-        vessels = path_length(points, fine.lumen_mm / 2, fine.line, filling, carm, strips) * scene.opacity_per_mm
+        vessels = (
+            path_length(points, fine.lumen_mm / 2, fine.line, filling, carm, strips) * scene.opacity_per_mm
+        )
         at_ostium = float(scene.bolus.concentration(np.zeros(1), time_s + 0.1)[0])
         moved, _ = carm.project(scene.motion.move(tree.center_mm[:1], tree.heart_mm, time_s))
         front = guide.wall + at_ostium * (guide.filling + blush)
+        if len(scene.wire):
+            vessels = vessels + wire_opacity(
+                scene.motion.move(tree.center_mm[scene.wire], tree.heart_mm, time_s), carm
+            )
         behind = _shifted(thorax.opacity, np.array([0, 0.6 * scene.motion.breath(time_s) * px_per_mm.mean()]))
         frames.append(take_picture(behind + vessels + _shifted(front, moved[0] - image_px[0]), detector, rng))
     return np.stack(frames), thorax.edges
 
 
-def draw_truth_and_label(scene: Scene, cass_id: int, detector: Detector, false_edges: list[np.ndarray],
-                         rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_truth_and_label(
+    scene: Scene,
+    cass_id: int,
+    detector: Detector,
+    false_edges: list[np.ndarray],
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True vessel mask (size, size) bool, CASS map (size, size) uint8, DeepSA-like label (512, 512) bool."""
-    blur_px = detector.blur_px * scene.carm.size_px / 512
-    visible = visible_samples(scene.tree, scene.carm, scene.opacity_per_mm, scene.filling(), blur_px,
-                              detector.veil)
-    truth, cass_map = vessel_maps(scene.tree, visible, scene.carm, cass_id)
-    carm = replace(scene.carm, size_px=LABEL_PX, spacing_mm=scene.carm.spacing_mm * scene.carm.size_px / LABEL_PX)
-    course, px_per_mm = carm.project(scene.catheter.points_mm)
-    label = deepsa_label(scene.tree, visible, carm, course, scene.catheter.outer_mm * px_per_mm[0], false_edges, rng)
-    open_label = cv2.resize(detector.open_field.astype(np.uint8), label.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    return truth & detector.open_field, cass_map * detector.open_field, label & (open_label > 0)
+    tree, carm, size_px = scene.tree, scene.carm, scene.carm.size_px
+    blur_px = detector.blur_px * size_px / 512
+    seen = visible_samples(tree, carm, scene.opacity_per_mm, scene.filling(), blur_px, detector.veil)
+    visible = tree.part(seen)
+    truth, cass_map = vessel_maps(visible, carm, cass_id)
+    label_carm = replace(carm, size_px=LABEL_PX, spacing_mm=carm.spacing_mm * size_px / LABEL_PX)
+    course, px_per_mm = label_carm.project(scene.catheter.points_mm)
+    width_px = scene.catheter.outer_mm * px_per_mm[0]
+    label = deepsa_label(visible, label_carm, course, width_px, false_edges, rng)
+    field = detector.open_field
+    open_label = cv2.resize(field.astype(np.uint8), (LABEL_PX, LABEL_PX), interpolation=cv2.INTER_NEAREST)
+    return truth & field, cass_map * field, label & (open_label > 0)
 
 
 def view_angles(carm: CArm, rng: np.random.Generator) -> dict:
@@ -99,8 +129,10 @@ def view_angles(carm: CArm, rng: np.random.Generator) -> dict:
     if kind > MISSING_ANGLES + TEXT_ANGLES:
         return {"primary_angle": carm.primary_deg, "secondary_angle": carm.secondary_deg}
     primary, secondary = abs(carm.primary_deg), abs(carm.secondary_deg)
-    return {"primary_angle": f"{'LAO' if carm.primary_deg >= 0 else 'RAO'} {primary:g}",
-            "secondary_angle": f"{'CRA' if carm.secondary_deg >= 0 else 'CAU'} {secondary:g}"}
+    return {
+        "primary_angle": f"{'LAO' if carm.primary_deg >= 0 else 'RAO'} {primary:g}",
+        "secondary_angle": f"{'CRA' if carm.secondary_deg >= 0 else 'CAU'} {secondary:g}",
+    }
 
 
 def record_path(directory: Path, case: Case) -> Path:
@@ -129,23 +161,47 @@ def _shifted(opacity: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(opacity, move, opacity.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
 
 
-def _contours(case: Case, scene: Scene, trace: dict, measurements: dict, scale: float, angles: dict,
-              rng: np.random.Generator) -> dict:
+def _contours(
+    case: Case,
+    scene: Scene,
+    trace: dict,
+    measurements: dict,
+    scale: float,
+    angles: dict,
+    rng: np.random.Generator,
+) -> dict:
     guide = scene.catheter
     return contours_record(
-        trace, measurements, scale, segment_name=VESSEL[case.cass_id].segment, frame_index=scene.frame_index,
+        trace,
+        measurements,
+        scale,
+        segment_name=VESSEL[case.cass_id].segment,
+        frame_index=scene.frame_index,
         catheter=float(guide.french) if rng.random() < FRENCH_CATHETERS else guide.outer_mm,
-        spacing_mm=scene.carm.spacing_mm, view_angles=angles, analyst="phantom",
-        analysis_date=f"2020-{1 + case.patient % 12:02d}-{1 + case.number % 28:02d}")
+        spacing_mm=scene.carm.spacing_mm,
+        view_angles=angles,
+        analyst="phantom",
+        analysis_date=f"2020-{1 + case.patient % 12:02d}-{1 + case.number % 28:02d}",
+    )
 
 
-def _record(case: Case, scene: Scene, measurements: dict, paths: dict, angles: dict, rng: np.random.Generator) -> dict:
+def _record(
+    case: Case, scene: Scene, measurements: dict, paths: dict, angles: dict, rng: np.random.Generator
+) -> dict:
     known = angles["primary_angle"] is not None
     first_recorded = MISTAKEN_FOR[case.cass_id] if rng.random() < WRONG_FIRST_SEGMENT else case.cass_id
     vessel = VESSEL[case.cass_id]
     return {
-        "patient_id": case.patient_id, "vessel_pattern": vessel.pattern, "phase": case.phase, "vessel_name": vessel.name,
-        "frame_index": scene.frame_index, "cass_segment": case.cass_id, "cass_segment_original": first_recorded,
-        "split": case.split, "primary_angle": scene.carm.primary_deg if known else None,
+        "patient_id": case.patient_id,
+        "vessel_pattern": vessel.pattern,
+        "phase": case.phase,
+        "vessel_name": vessel.name,
+        "frame_index": scene.frame_index,
+        "cass_segment": case.cass_id,
+        "cass_segment_original": first_recorded,
+        "split": case.split,
+        "primary_angle": scene.carm.primary_deg if known else None,
         "secondary_angle": scene.carm.secondary_deg if known else None,
-        **{k: round(measurements[k], 4) for k in ("MLD_mm", "diameter_stenosis_pct", "lesion_length_mm")}, **paths}
+        **{k: round(measurements[k], 4) for k in ("MLD_mm", "diameter_stenosis_pct", "lesion_length_mm")},
+        **paths,
+    }

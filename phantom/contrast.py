@@ -1,4 +1,5 @@
 """What changes over a cine: the contrast bolus, the beating heart, breathing."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from scipy.spatial.transform import Rotation
 class Bolus:
     """Contrast in the vessels. Times in s from the start of the cine, speed in mm/s along the vessels.
 
-    Coronary contrast travels at 100-250 mm/s and clears within 1-2 s (TIMI 3 flow: a tree fills in under 2 s).
+    Coronary contrast travels at 100-250 mm/s and clears within 1-2 s (TIMI 3 flow: a tree fills in under 2
+    s).
     """
 
     start_s: float
@@ -19,18 +21,23 @@ class Bolus:
     speed_mm_s: float
     rise_s: float
     washout_s: float
+    mixing: float  # how much streams of blood thin the contrast, 0-1, in waves that travel with it
+    mixing_mm: float
 
     def concentration(self, reach_mm: np.ndarray, time_s: float) -> np.ndarray:
         """Share of full concentration at distances from the ostium: (P,) in [0, 1]."""
         local = time_s - reach_mm / self.speed_mm_s
         rise = np.clip((local - self.start_s) / self.rise_s, 0, 1)
         late = np.maximum(local - self.end_s, 0)
-        return rise * rise * (3 - 2 * rise) * np.exp(-late / self.washout_s)
+        waves = 0.5 + 0.5 * np.sin(2 * np.pi * self.speed_mm_s * local / self.mixing_mm)
+        return rise * rise * (3 - 2 * rise) * np.exp(-late / self.washout_s) * (1 - self.mixing * waves)
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Heart beat and breathing as a rigid turn, a contraction and a shift. `phase` 0 is end-diastole, at rest."""
+    """Heart beat and breathing as a rigid turn, a contraction and a shift. `phase` 0 is end-diastole, at
+    rest.
+    """
 
     beat_s: float
     rest_s: float
@@ -56,17 +63,36 @@ class Motion:
         return moved + beat * np.asarray(self.shift_mm) - np.array([0, self.breath(time_s), 0])
 
 
-def draw_bolus(farthest_mm: float, duration_s: float, rng: np.random.Generator) -> tuple[Bolus, float]:
-    """A bolus and the time of the analysed frame, at which the tree is filled to its ends."""
+def draw_bolus(farthest_mm: float, duration_s: float, rng: np.random.Generator) -> Bolus:
+    """A bolus that fills a tree to its ends, `farthest_mm` away, well within the cine."""
     speed = rng.uniform(150, 260)
     start = rng.uniform(0.05, 0.2) * duration_s
     filled = start + 0.3 + farthest_mm / speed
     end = max(filled, rng.uniform(0.55, 0.7) * duration_s) + 0.1
-    bolus = Bolus(start, end, speed, rng.uniform(0.15, 0.35), rng.uniform(0.5, 1.1))
-    return bolus, float(rng.uniform(filled - 0.1, max(end, filled)))
+    return Bolus(
+        start,
+        end,
+        speed,
+        rng.uniform(0.15, 0.35),
+        rng.uniform(0.5, 1.1),
+        rng.uniform(0, 0.2),
+        rng.uniform(25, 80),
+    )
+
+
+def choose_frame(bolus: Bolus, reach_mm: np.ndarray, times_s: np.ndarray, rng: np.random.Generator) -> int:
+    """The analysed frame: one of those in which the tree is filled best, down to its far ends."""
+    filled = np.array([np.percentile(bolus.concentration(reach_mm, time_s), 10) for time_s in times_s])
+    return int(rng.choice(np.flatnonzero(filled >= 0.97 * filled.max())))
 
 
 def draw_motion(rest_s: float, rng: np.random.Generator) -> Motion:
     """A heart beat (55-95 a minute) that is at rest, in end-diastole, in the analysed frame."""
-    return Motion(60 / rng.uniform(55, 95), rest_s, rng.uniform(0.05, 0.11), rng.normal(0, 5),
-                  tuple(rng.normal([0, -3, 0], 2)), rng.normal(0, 2.0))
+    return Motion(
+        60 / rng.uniform(55, 95),
+        rest_s,
+        rng.uniform(0.05, 0.11),
+        rng.normal(0, 5),
+        tuple(rng.normal([0, -3, 0], 2)),
+        rng.normal(0, 2.0),
+    )

@@ -1,4 +1,5 @@
 """The files of a data set, each written whole or not at all, so that an interrupted run can go on."""
+
 from __future__ import annotations
 
 import json
@@ -10,10 +11,27 @@ import numpy as np
 from utils.files import write_atomic, write_bytes_atomic, write_text_atomic
 
 COLUMNS = (
-    "patient_id", "vessel_pattern", "phase", "vessel_name", "cine_path", "frame_index", "contours_path",
-    "vessel_mask_actual_path", "deepsa_pseudo_label_path", "cass_segment", "cass_segment_original", "split",
-    "primary_angle", "secondary_angle", "MLD_mm", "diameter_stenosis_pct", "lesion_length_mm",
-    "true_vessel_mask_path", "true_cass_map_path", "true_lesions_path")
+    "patient_id",
+    "vessel_pattern",
+    "phase",
+    "vessel_name",
+    "cine_path",
+    "frame_index",
+    "contours_path",
+    "vessel_mask_actual_path",
+    "deepsa_pseudo_label_path",
+    "cass_segment",
+    "cass_segment_original",
+    "split",
+    "primary_angle",
+    "secondary_angle",
+    "MLD_mm",
+    "diameter_stenosis_pct",
+    "lesion_length_mm",
+    "true_vessel_mask_path",
+    "true_cass_map_path",
+    "true_lesions_path",
+)
 FORMAT = 1
 
 
@@ -37,19 +55,29 @@ def write_png(path: Path, picture: np.ndarray) -> None:
 
 
 def check_manifest(directory: Path, settings: dict) -> None:
-    """Start or continue a data set: its settings are kept in manifest.json; other settings in the same place fail."""
+    """Start or continue a data set: its settings are kept in manifest.json; other settings in the same place
+    fail.
+    """
     path = directory / "manifest.json"
     settings = {"format": FORMAT, **settings}
     if not path.exists():
         if directory.exists() and any(directory.glob("*.csv")):
-            raise ValueError(f"{directory} holds a CSV file but no manifest.json: not a phantom data set; choose another --out")
+            raise ValueError(
+                f"{directory} holds a CSV file but no manifest.json, so it is not a phantom data set; "
+                "choose another --out"
+            )
         write_json(path, settings)
         return
     found = json.loads(path.read_text(encoding="utf-8"))
     if found != settings:
-        differ = [f"{key}: there {found.get(key)!r}, asked {settings.get(key)!r}"
-                  for key in sorted(set(found) | set(settings)) if found.get(key) != settings.get(key)]
-        raise ValueError(f"{path} was made with other settings ({'; '.join(differ)}); use those, or another --out")
+        differ = [
+            f"{key}: there {found.get(key)!r}, asked {settings.get(key)!r}"
+            for key in sorted(set(found) | set(settings))
+            if found.get(key) != settings.get(key)
+        ]
+        raise ValueError(
+            f"{path} was made with other settings ({'; '.join(differ)}); use those, or another --out"
+        )
 
 
 def csv_text(records: list[dict]) -> str:

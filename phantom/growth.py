@@ -1,4 +1,5 @@
 """Vessels grown step by step over the heart's surface: far parts and small branches that no table gives."""
+
 from __future__ import annotations
 
 import math
@@ -14,9 +15,18 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
-def grow(start: np.ndarray, direction: np.ndarray, length_mm: float, heart_mm: np.ndarray, rng: np.random.Generator,
-         *, toward: np.ndarray | None = None, pull: float = 0.06, wander: float = 0.16,
-         surface: float = 0.6) -> np.ndarray:
+def grow(
+    start: np.ndarray,
+    direction: np.ndarray,
+    length_mm: float,
+    heart_mm: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    toward: np.ndarray | None = None,
+    pull: float = 0.06,
+    wander: float = 0.16,
+    surface: float = 0.6,
+) -> np.ndarray:
     """A path (n, 3) that leaves `start` along `direction` and bends towards the direction `toward`.
 
     wander: random bend a step. surface: how much of the component away from or into the heart is taken out of
@@ -35,12 +45,14 @@ def grow(start: np.ndarray, direction: np.ndarray, length_mm: float, heart_mm: n
     return np.array(path)
 
 
-def wiggle(points: np.ndarray, arc_mm: np.ndarray, heart_mm: np.ndarray, amount: float,
-           rng: np.random.Generator) -> np.ndarray:
+def wiggle(
+    points: np.ndarray, arc_mm: np.ndarray, heart_mm: np.ndarray, amount: float, rng: np.random.Generator
+) -> np.ndarray:
     """Tortuosity: waves sideways along a vessel, zero at its origin. points (n, 3) -> displacement (n, 3)."""
     tangent = unit(np.gradient(points, axis=0))
     outward = unit(points - heart_mm)
-    sideways = unit(np.cross(tangent, outward))
+    # Smoothed, because a vessel that runs towards the heart's middle has no sideways direction of its own.
+    sideways = unit(gaussian_filter1d(np.cross(tangent, outward), 8, axis=0, mode="nearest"))
     shift = np.zeros_like(points)
     for axis, share in ((sideways, 1.0), (np.cross(tangent, sideways), 0.6)):
         for wavelength in rng.uniform([9, 16, 30], [16, 30, 60]):

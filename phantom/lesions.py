@@ -1,4 +1,5 @@
 """Lesions: narrowings of known length, severity and eccentricity, put on a tree for each examination."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -10,15 +11,31 @@ from phantom.tree import Tree
 
 WORST_DS, MILD_DS, RESIDUAL_DS, EVENT_DS = (50.0, 88.0), (12.0, 42.0), (3.0, 22.0), (45.0, 82.0)  # %DS ranges
 LESION_MM = (6.0, 22.0)
-LESION_SEGMENTS = (1, 2, 3, 4, 11, 12, 13, 14, 15, 16, 18, 19, 20, 21, 28)  # where the other lesions of a tree may lie
+LESION_SEGMENTS = (
+    1,
+    2,
+    3,
+    4,
+    11,
+    12,
+    13,
+    14,
+    15,
+    16,
+    18,
+    19,
+    20,
+    21,
+    28,
+)  # where the other lesions of a tree may lie
 
 
 @dataclass(frozen=True)
 class Lesion:
     """A narrowing of one segment. middle: sample index in the tree; length_mm along the vessel, bell-shaped.
 
-    stenosis_pct: diameter stenosis at the middle, 0-100. eccentricity: 0 (concentric) to 1 (one wall stays in place).
-    side_deg: direction of the plaque around the vessel.
+    stenosis_pct: diameter stenosis at the middle, 0-100. eccentricity: 0 (concentric) to 1 (one wall stays in
+    place). side_deg: direction of the plaque around the vessel.
     """
 
     cass_id: int
@@ -29,29 +46,44 @@ class Lesion:
     side_deg: float
 
 
-def draw_lesion(tree: Tree, cass_id: int, ds_range: tuple[float, float], rng: np.random.Generator,
-                *, length_mm: tuple[float, float] = LESION_MM) -> Lesion:
+def draw_lesion(
+    tree: Tree,
+    cass_id: int,
+    ds_range: tuple[float, float],
+    rng: np.random.Generator,
+    *,
+    length_mm: tuple[float, float] = LESION_MM,
+) -> Lesion:
     """A random lesion that lies inside its segment, healthy ends included."""
     own = tree.segment(cass_id)
     arc = tree.arc_mm()[own] - tree.arc_mm()[own[0]]
     length = min(rng.uniform(*length_mm), 0.6 * arc[-1])
     middle = rng.uniform(length / 2 + 0.08 * arc[-1], arc[-1] * 0.92 - length / 2)
-    return Lesion(cass_id, int(own[np.abs(arc - middle).argmin()]), float(length), float(rng.uniform(*ds_range)),
-                  float(rng.beta(1.2, 1.6)), float(rng.uniform(0, 360)))
+    return Lesion(
+        cass_id,
+        int(own[np.abs(arc - middle).argmin()]),
+        float(length),
+        float(rng.uniform(*ds_range)),
+        float(rng.beta(1.2, 1.6)),
+        float(rng.uniform(0, 360)),
+    )
 
 
 def draw_disease(tree: Tree, cass_id: int, rng: np.random.Generator) -> tuple[Lesion, tuple[Lesion, ...]]:
     """Before treatment: the worst lesion, in the analysed segment, and milder ones elsewhere in the tree."""
     worst = draw_lesion(tree, cass_id, WORST_DS, rng)
     others = sorted((set(tree.cass_id.tolist()) & set(LESION_SEGMENTS)) - {cass_id})
-    chosen = rng.permutation(others)[:rng.integers(0, 4)] if others else []
+    chosen = rng.permutation(others)[: rng.integers(0, 4)] if others else []
     limit = min(MILD_DS[1], worst.stenosis_pct - 8)
     return worst, tuple(draw_lesion(tree, int(segment), (MILD_DS[0], limit), rng) for segment in chosen)
 
 
-def phase_lesions(tree: Tree, cass_id: int, phase: str, worst: Lesion, others: tuple[Lesion, ...],
-                  rng: np.random.Generator) -> tuple[Lesion, ...]:
-    """Lesions of an examination, the analysed one first. PRE: as found. FINAL: treated. EVENT: a new one since."""
+def phase_lesions(
+    tree: Tree, cass_id: int, phase: str, worst: Lesion, others: tuple[Lesion, ...], rng: np.random.Generator
+) -> tuple[Lesion, ...]:
+    """Lesions of an examination, the analysed one first. PRE: as found. FINAL: treated. EVENT: a new one
+    since.
+    """
     if phase == "PRE":
         return worst, *others
     treated = replace(worst, stenosis_pct=float(rng.uniform(*RESIDUAL_DS)), eccentricity=0.2)

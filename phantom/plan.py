@@ -1,7 +1,10 @@
-"""Who is in the data set: patients, their analysed segments and examinations, and the split, all from one seed.
+"""Who is in the data set: patients, their analysed segments and examinations, and the split, all from one
+seed.
 
-The counts of the user's own table (748 rows, 521 train / 227 val) are followed as exactly as the number of rows allows.
+The counts of the user's own table (748 rows, 521 train / 227 val) are followed as exactly as the number of
+rows allows.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,7 +12,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-USER_ROWS = {1: 42, 2: 126, 3: 28, 4: 38, 12: 87, 13: 192, 14: 19, 15: 55, 16: 13, 18: 26, 19: 65, 20: 29, 21: 14, 28: 14}
+USER_ROWS = {
+    1: 42,
+    2: 126,
+    3: 28,
+    4: 38,
+    12: 87,
+    13: 192,
+    14: 19,
+    15: 55,
+    16: 13,
+    18: 26,
+    19: 65,
+    20: 29,
+    21: 14,
+    28: 14,
+}
 USER_PATIENTS = 300  # so many give the user's 748 rows with about 2.5 rows each
 VAL_SHARE = 227 / 748
 PHASES = ("PRE", "FINAL", "EVENT")
@@ -24,15 +42,38 @@ class Vessel(NamedTuple):
 
 
 VESSEL = {
-    1: Vessel("RCA", "PROX_RCA", "Proximal RCA"), 2: Vessel("RCA", "MID_RCA", "Mid RCA"),
-    3: Vessel("RCA", "DIST_RCA", "Distal RCA"), 4: Vessel("PDA", "PDA", "Right posterior descending (PDA)"),
-    12: Vessel("LAD", "PROX_LAD", "Proximal LAD"), 13: Vessel("LAD", "MID_LAD", "Mid LAD"),
-    14: Vessel("LAD", "DIST_LAD", "Distal LAD"), 15: Vessel("LAD", "D1", "First diagonal"),
-    16: Vessel("LAD", "D2", "Second diagonal"), 18: Vessel("LCX", "PROX_LCX", "Proximal LCX"),
-    19: Vessel("LCX", "MID_LCX", "Mid/distal LCX"), 20: Vessel("LCX", "OM1", "First obtuse marginal"),
-    21: Vessel("LCX", "OM2", "Second obtuse marginal"), 28: Vessel("Ramus", "RAMUS", "Ramus intermedius")}
+    1: Vessel("RCA", "PROX_RCA", "Proximal RCA"),
+    2: Vessel("RCA", "MID_RCA", "Mid RCA"),
+    3: Vessel("RCA", "DIST_RCA", "Distal RCA"),
+    4: Vessel("PDA", "PDA", "Right posterior descending (PDA)"),
+    12: Vessel("LAD", "PROX_LAD", "Proximal LAD"),
+    13: Vessel("LAD", "MID_LAD", "Mid LAD"),
+    14: Vessel("LAD", "DIST_LAD", "Distal LAD"),
+    15: Vessel("LAD", "D1", "First diagonal"),
+    16: Vessel("LAD", "D2", "Second diagonal"),
+    18: Vessel("LCX", "PROX_LCX", "Proximal LCX"),
+    19: Vessel("LCX", "MID_LCX", "Mid/distal LCX"),
+    20: Vessel("LCX", "OM1", "First obtuse marginal"),
+    21: Vessel("LCX", "OM2", "Second obtuse marginal"),
+    28: Vessel("Ramus", "RAMUS", "Ramus intermedius"),
+}
 # What a segment is most easily taken for, for the column of the segment as first recorded.
-MISTAKEN_FOR = {1: 2, 2: 3, 3: 2, 4: 3, 12: 13, 13: 12, 14: 13, 15: 16, 16: 15, 18: 19, 19: 18, 20: 21, 21: 20, 28: 20}
+MISTAKEN_FOR = {
+    1: 2,
+    2: 3,
+    3: 2,
+    4: 3,
+    12: 13,
+    13: 12,
+    14: 13,
+    15: 16,
+    16: 15,
+    18: 19,
+    19: 18,
+    20: 21,
+    21: 20,
+    28: 20,
+}
 RIGHT_SEGMENTS = frozenset((1, 2, 3, 4))
 
 
@@ -52,15 +93,21 @@ def default_rows(patients: int) -> int:
 
 
 def plan_analyses(patients: int, rows: int, seed: int) -> list[Analysis]:
-    """All analyses, by patient. Every patient has one at least; the rows by segment follow the user's table."""
+    """All analyses, by patient. Every patient has one at least; the rows by segment follow the user's table.
+    """
     if not patients <= rows <= 3 * len(USER_ROWS) * patients:
-        raise ValueError(f"{rows} rows do not fit {patients} patients: allowed are {patients} (one each) to "
-                         f"{3 * len(USER_ROWS) * patients}; change --rows or --patients")
+        raise ValueError(
+            f"{rows} rows do not fit {patients} patients: allowed are {patients} (one each) to "
+            f"{3 * len(USER_ROWS) * patients}; change --rows or --patients"
+        )
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xA11]))
     groups = group_rows(segment_quotas(rows), patients)
     owners = _assign(groups, patients, rng)
     splits = _split(groups, owners, patients, rng)
-    plan = [Analysis(owner, cass_id, PHASES[:count], splits[owner]) for (cass_id, count), owner in zip(groups, owners)]
+    plan = [
+        Analysis(owner, cass_id, PHASES[:count], splits[owner])
+        for (cass_id, count), owner in zip(groups, owners)
+    ]
     return sorted(plan, key=lambda one: (one.patient, one.cass_id))
 
 
@@ -69,13 +116,15 @@ def segment_quotas(rows: int) -> dict[int, int]:
     shares = {s: rows * n / sum(USER_ROWS.values()) for s, n in USER_ROWS.items()}
     quotas = {s: int(share) for s, share in shares.items()}
     by_remainder = sorted(shares, key=lambda s: (quotas[s] - shares[s], s))
-    for segment in by_remainder[:rows - sum(quotas.values())]:
+    for segment in by_remainder[: rows - sum(quotas.values())]:
         quotas[segment] += 1
     return quotas
 
 
 def group_rows(quotas: dict[int, int], patients: int) -> list[tuple[int, int]]:
-    """Cut each segment's rows into analyses of 1 to 3 examinations: (CASS id, examinations), about 1.125 a patient."""
+    """Cut each segment's rows into analyses of 1 to 3 examinations: (CASS id, examinations), about 1.125 a
+    patient.
+    """
     groups = [(s, size) for s, n in sorted(quotas.items()) for size in _pairs(n)]
     while len(groups) < patients:
         largest = max(groups, key=lambda g: g[1])

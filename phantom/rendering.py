@@ -1,10 +1,11 @@
 """Length of contrast that each X-ray passes, by projecting small volumes of the lumen onto the detector.
 
-The lumen is a chain of discs. Each disc is cut into strips across the image; a strip from t to u holds the volume
-ds * integral of 2 sqrt(r^2 - t^2) dt. It is projected in perspective and shared between the four nearest pixels. Volume
-per pixel area at that depth is the mean path length in the pixel: through a cylinder 2 sqrt(r^2 - d^2) / sin(angle
-between ray and axis), finite end-on, and anti-aliased by construction.
+The lumen is a chain of discs. Each disc is cut into strips across the image; a strip from t to u holds the
+volume ds * integral of 2 sqrt(r^2 - t^2) dt. It is projected in perspective and shared between the four
+nearest pixels. Volume per pixel area at that depth is the mean path length in the pixel: through a cylinder 2
+sqrt(r^2 - d^2) / sin(angle between ray and axis), finite end-on, and anti-aliased by construction.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ STEP_PX = 0.5
 
 @dataclass(frozen=True)
 class Strips:
-    """How discs are cut. For each strip: its disc (index), its place across the disc (-1 to 1), and its area where
-    the disc's radius is 1 (all strips of a disc add up to pi)."""
+    """How discs are cut. For each strip: its disc (index), its place across the disc (-1 to 1), and its area
+    where the disc's radius is 1 (all strips of a disc add up to pi).
+    """
 
     disc: np.ndarray
     across: np.ndarray
@@ -45,12 +47,19 @@ def _single(values: np.ndarray) -> np.ndarray:
 
 
 def _area_below(t: np.ndarray) -> np.ndarray:
-    """Area of the unit disc left of a cut at t in -1..1, less half the disc: the integral of 2 sqrt(1 - t^2)."""
+    """Area of the unit disc left of a cut at t in -1..1, less half the disc: the integral of 2 sqrt(1 - t^2).
+    """
     return t * np.sqrt(1 - t * t) + np.arcsin(t)
 
 
-def path_length(center_mm: np.ndarray, radius_mm: np.ndarray, line: np.ndarray, weight: np.ndarray, carm: CArm,
-                strips: Strips | None = None) -> np.ndarray:
+def path_length(
+    center_mm: np.ndarray,
+    radius_mm: np.ndarray,
+    line: np.ndarray,
+    weight: np.ndarray,
+    carm: CArm,
+    strips: Strips | None = None,
+) -> np.ndarray:
     """Path length of every ray inside the vessels, in mm, overlaps added: (size, size) float32.
 
     center_mm (P, 3), radius_mm (P,), line (P,): see `Tree`. weight (P,): concentration of contrast, 0-1.
@@ -65,33 +74,48 @@ def path_length(center_mm: np.ndarray, radius_mm: np.ndarray, line: np.ndarray, 
 
     disc, t = strips.disc, strips.across
     offset = t * _single(radius_mm)[disc]
-    # Two volumes a strip, in front and behind, stand for its extent along the ray (two-point Gauss rule); odd and
-    # even discs take one each.
+    # Two volumes a strip, in front and behind, stand for its extent along the ray (two-point Gauss rule); odd
+    # and even discs take one each.
     side = _single(radius_mm * np.where(np.arange(len(line)) % 2 == 0, 1, -1) / np.sqrt(3))
     depth = np.sqrt(1 - t * t) * side[disc]
-    x, y = (_single(image_px[:, i])[disc] + offset * _single(across_px[:, i])[disc]
-            + depth * _single(along_px[:, i])[disc] for i in (0, 1))
+    x, y = (
+        _single(image_px[:, i])[disc]
+        + offset * _single(across_px[:, i])[disc]
+        + depth * _single(along_px[:, i])[disc]
+        for i in (0, 1)
+    )
     curved = np.maximum(1 - offset * _single(np.einsum("ij,ij->i", bend, across))[disc], 0)
     amount = strips.area * curved * _single(radius_mm**2 * ds_mm * weight * px_per_mm**2)[disc]
     return share_between_pixels(x, y, amount, carm.size_px)
 
 
 def share_between_pixels(x: np.ndarray, y: np.ndarray, amount: np.ndarray, size: int) -> np.ndarray:
-    """Add amounts to the four pixels around each point, bilinearly; what falls outside is lost. (size, size) float32."""
-    inside = (x > -1) & (x < size) & (y > -1) & (y < size)
-    x, y, amount = x[inside] + 1, y[inside] + 1, amount[inside]
+    """Add amounts to the four pixels around each point, bilinearly; what falls outside is lost. (size, size)
+    float32.
+    """
+    x, y = x + 1, y + 1  # a border of one pixel takes what hangs over
+    inside = (x >= 0) & (x < size + 1) & (y >= 0) & (y < size + 1)
+    x, y, amount = x[inside], y[inside], amount[inside]
     column, row = x.astype(np.int64), y.astype(np.int64)
     fx, fy = x - column, y - row
     first = row * (size + 2) + column
     total = np.zeros((size + 2) ** 2)
     right, left = amount * fx, amount * (1 - fx)
-    for step, share in ((0, left * (1 - fy)), (1, right * (1 - fy)), (size + 2, left * fy), (size + 3, right * fy)):
+    for step, share in (
+        (0, left * (1 - fy)),
+        (1, right * (1 - fy)),
+        (size + 2, left * fy),
+        (size + 3, right * fy),
+    ):
         total += np.bincount(first + step, share, minlength=len(total))
     return total.reshape(size + 2, size + 2)[1:-1, 1:-1].astype(np.float32)
 
 
-def outline(center_mm: np.ndarray, radius_mm: np.ndarray, line: np.ndarray, carm: CArm) -> tuple[np.ndarray, np.ndarray]:
-    """Left and right edges of vessels in the image: two (P, 2) arrays of (x, y) px, left seen along the flow."""
+def outline(
+    center_mm: np.ndarray, radius_mm: np.ndarray, line: np.ndarray, carm: CArm
+) -> tuple[np.ndarray, np.ndarray]:
+    """Left and right edges of vessels in the image: two (P, 2) arrays of (x, y) px, left seen along the flow.
+    """
     tangent, _, _ = _course(center_mm, line)
     across, _ = _disc_axes(tangent, carm.rays(center_mm))
     left, _ = carm.project(center_mm - radius_mm[:, None] * across)
@@ -110,6 +134,8 @@ def _course(points: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _disc_axes(tangent: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two axes of each disc: across the vessel in the image (to its right, along the flow), and the other one."""
+    """Two axes of each disc: across the vessel in the image (to its right, along the flow), and the other
+    one.
+    """
     across = unit(np.cross(tangent, rays))
     return across, np.cross(tangent, across)

@@ -1,4 +1,6 @@
-"""What is in front of the detector in one examination: patient, lesions, C-arm, contrast, motion, catheter."""
+"""What is in front of the detector in one examination: patient, lesions, C-arm, contrast, motion, catheter.
+"""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -7,8 +9,8 @@ import numpy as np
 
 from phantom.anatomy import LEFT, RIGHT
 from phantom.carm import CArm
-from phantom.catheter import Catheter, draw_catheter
-from phantom.contrast import Bolus, Motion, draw_bolus, draw_motion
+from phantom.catheter import Catheter, draw_catheter, draw_wire
+from phantom.contrast import Bolus, Motion, choose_frame, draw_bolus, draw_motion
 from phantom.lesions import Lesion, draw_disease, phase_lesions, with_lesions
 from phantom.patient import build_tree
 from phantom.plan import RIGHT_SEGMENTS, VESSEL, Analysis
@@ -17,15 +19,17 @@ from phantom.views import draw_carm
 
 LEFT_DOMINANT = 0.12  # of patients; right dominance in about 85 % (Dodge et al. 1992), the rest balanced
 CINE_S = (2.6, 3.6)  # a bolus of contrast comes and goes in this time
-# Light lost per mm of contrast, natural log, before scattered light is added; main vessels of eight real frames
-# show 0.15-0.25 after it.
+# Light lost per mm of contrast, natural log, before scattered light is added; main vessels of eight real
+# frames show 0.15-0.25 after it.
 OPACITY_PER_MM = (0.14, 0.36)
 DOMINANCE, TREE, DISEASE, SCENE, PICTURE = range(5)  # what a generator is for
 
 
 @dataclass(frozen=True)
 class Case:
-    """One examination, one row of the CSV: patient, analysed segment and phase; `number` counts the patient's rows."""
+    """One examination, one row of the CSV: patient, analysed segment and phase; `number` counts the patient's
+    rows.
+    """
 
     patient: int
     number: int
@@ -51,7 +55,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything in front of the detector. lesions: the analysed one first. times_s: (F,) of the frames."""
+    """Everything in front of the detector.
+
+    lesions: the analysed one first. times_s: (F,) of the frames. wire: (n,) samples of the tree in which a
+    guide wire lies, tip last; none without a wire.
+    """
 
     tree: Tree
     lesions: tuple[Lesion, ...]
@@ -62,6 +70,7 @@ class Scene:
     times_s: np.ndarray
     frame_index: int
     opacity_per_mm: float
+    wire: np.ndarray
 
     def filling(self) -> np.ndarray:
         """Concentration of contrast at every sample of the tree in the analysed frame. (P,)"""
@@ -71,7 +80,9 @@ class Scene:
 def patient_cases(analyses: list[Analysis]) -> list[Case]:
     """The rows of one patient, numbered."""
     rows = [(one, phase) for one in analyses for phase in one.phases]
-    return [Case(one.patient, number, one.cass_id, phase, one.split) for number, (one, phase) in enumerate(rows)]
+    return [
+        Case(one.patient, number, one.cass_id, phase, one.split) for number, (one, phase) in enumerate(rows)
+    ]
 
 
 def generator(seed: int, patient: int, purpose: int, *more: int) -> np.random.Generator:
@@ -84,8 +95,12 @@ def build_trees(seed: int, cases: list[Case]) -> dict[str, Tree]:
     patient, segments = cases[0].patient, frozenset(case.cass_id for case in cases)
     drawn = generator(seed, patient, DOMINANCE).random() < LEFT_DOMINANT
     left_dominant = drawn and not segments & {3, 4}  # a left-dominant right coronary has neither
-    return {side: build_tree(side, generator(seed, patient, TREE, side == RIGHT), needed=segments,
-                             left_dominant=left_dominant) for side in sorted({case.side for case in cases})}
+    return {
+        side: build_tree(
+            side, generator(seed, patient, TREE, side == RIGHT), needed=segments, left_dominant=left_dominant
+        )
+        for side in sorted({case.side for case in cases})
+    }
 
 
 def build_scene(seed: int, case: Case, trees: dict[str, Tree], size_px: int, frames: int) -> Scene:
@@ -98,8 +113,18 @@ def build_scene(seed: int, case: Case, trees: dict[str, Tree], size_px: int, fra
     carm = draw_carm(tree, case.cass_id, size_px, rng)
     duration_s = rng.uniform(*CINE_S)
     times_s = np.arange(frames) * duration_s / frames
-    bolus, filled_s = draw_bolus(tree.reach_mm.max(), duration_s, rng)
-    frame_index = int(np.abs(times_s - filled_s).argmin())
+    bolus = draw_bolus(tree.reach_mm.max(), duration_s, rng)
+    frame_index = choose_frame(bolus, tree.reach_mm, times_s, rng)
     motion = draw_motion(times_s[frame_index], rng)
-    return Scene(tree, lesions, carm, bolus, motion, draw_catheter(tree, case.side, rng), times_s, frame_index,
-                 float(rng.uniform(*OPACITY_PER_MM)))
+    return Scene(
+        tree,
+        lesions,
+        carm,
+        bolus,
+        motion,
+        draw_catheter(tree, case.side, rng),
+        times_s,
+        frame_index,
+        float(rng.uniform(*OPACITY_PER_MM)),
+        draw_wire(tree, case.cass_id, case.phase, rng),
+    )

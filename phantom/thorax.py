@@ -1,8 +1,11 @@
-"""What lies behind the vessels: heart shadow and lung, diaphragm, ribs, spine, tissue texture, wires and clips.
+"""What lies behind the vessels: heart shadow and lung, diaphragm, ribs, spine, tissue texture, wires and
+clips.
 
-Everything is opacity, the natural logarithm of how much light a ray loses, on a (size, size) image; positions are
-shares of the image side, so that a frame looks alike at any size. Amounts were set by eye against eight real frames.
+Everything is opacity, the natural logarithm of how much light a ray loses, on a (size, size) image; positions
+are shares of the image side, so that a frame looks alike at any size. Amounts were set by eye against eight
+real frames.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -10,14 +13,18 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-# Hills a side and SD of the texture, so that the energy between Gaussian blurs of 1, 2, 4 ... 32 px agrees with the
-# median of eight real 512 px frames (measured 2026-11-21).
-TEXTURE = ((3, 0.09), (6, 0.03), (12, 0.017), (24, 0.015), (48, 0.012), (96, 0.008))
+from phantom.hardware import add_hardware
+
+# Hills a side and SD of the texture, so that the energy between Gaussian blurs of 1, 2, 4 ... 32 px agrees
+# with the median of eight real 512 px frames (measured 2026-11-21).
+TEXTURE = ((3, 0.10), (6, 0.042), (12, 0.026), (24, 0.021), (48, 0.016), (96, 0.011))
 
 
 @dataclass
 class Thorax:
-    """opacity: (size, size) float32. edges: curves (n, 2) of (x, y) shares that a network may take for vessels."""
+    """opacity: (size, size) float32. edges: curves (n, 2) of (x, y) shares that a network may take for
+    vessels.
+    """
 
     opacity: np.ndarray
     edges: list[np.ndarray] = field(default_factory=list)
@@ -37,7 +44,7 @@ def draw_thorax(size: int, heart: tuple[float, float, float, float], rng: np.ran
     _add_texture(thorax, size, rng)
     _add_lung_vessels(thorax, size, in_lung, rng)
     _add_outlines(thorax, size, rng)
-    _add_hardware(thorax, size, rng)
+    add_hardware(thorax.opacity, thorax.edges, rng)
     return thorax
 
 
@@ -49,20 +56,34 @@ def smooth_noise(size: int, cells: float, rng: np.random.Generator) -> np.ndarra
     small = size if cells > size / 32 else -(-size // 4)
     scale = cells / small
     matrix = np.float32([[scale, 0, 1], [0, scale, 1]])
-    field = cv2.warpAffine(grid, matrix, (small, small), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-                           borderMode=cv2.BORDER_REFLECT)
+    field = cv2.warpAffine(
+        grid,
+        matrix,
+        (small, small),
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT,
+    )
     return (field if small == size else cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR)) * 1.4
 
 
-def _stretched_noise(size: int, cells: float, stretch: float, angle: float, rng: np.random.Generator) -> np.ndarray:
-    """Smooth noise drawn out along a direction, as the vessels and fibres of the lung are. (size, size) float32."""
+def _stretched_noise(
+    size: int, cells: float, stretch: float, angle: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Smooth noise drawn out along a direction, as the vessels and fibres of the lung are. (size, size)
+    float32.
+    """
     noise = smooth_noise(size, cells, rng)
     c, s = np.cos(angle) / stretch, np.sin(angle)
     matrix = np.array([[c, np.sin(angle) / stretch], [-s, np.cos(angle)]])
     middle = np.full(2, size / 2)
     shift = middle - matrix @ middle
-    return cv2.warpAffine(noise, np.column_stack([matrix, shift]), (size, size),
-                          flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT)
+    return cv2.warpAffine(
+        noise,
+        np.column_stack([matrix, shift]),
+        (size, size),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT,
+    )
 
 
 def _step(signed: np.ndarray, softness: float) -> np.ndarray:
@@ -81,7 +102,10 @@ def _add_lung(thorax: Thorax, x, y, heart, rng: np.random.Generator) -> np.ndarr
     radius = np.hypot(u / (half_x * grow), v / (half_y * grow))
     softness = float(rng.choice([0.01, 0.03, 0.08], p=[0.3, 0.4, 0.3]))
     side = np.radians(rng.normal(-35, 40) if rng.random() < 0.8 else rng.uniform(0, 360))
-    facing = _step((x - middle_x) * np.cos(side) + (y - middle_y) * np.sin(side) - rng.uniform(0.0, 0.25), rng.uniform(0.05, 0.15))
+    facing = _step(
+        (x - middle_x) * np.cos(side) + (y - middle_y) * np.sin(side) - rng.uniform(0.0, 0.25),
+        rng.uniform(0.05, 0.15),
+    )
     lung = _step(radius - 1, softness) * facing
     depth = float(rng.choice([rng.uniform(0.05, 0.3), rng.uniform(0.3, 0.8)]))
     thorax.opacity -= depth * lung * (1 + 0.12 * smooth_noise(len(x), 6, rng))
@@ -89,8 +113,15 @@ def _add_lung(thorax: Thorax, x, y, heart, rng: np.random.Generator) -> np.ndarr
     rim_u = half_x * float(grow.mean()) * np.cos(angles)
     rim_v = half_y * float(grow.mean()) * np.sin(angles)
     if softness < 0.05 and depth > 0.15:
-        thorax.edges.append(np.stack([middle_x + rim_u * np.cos(turn) - rim_v * np.sin(turn),
-                                      middle_y + rim_u * np.sin(turn) + rim_v * np.cos(turn)], axis=1))
+        thorax.edges.append(
+            np.stack(
+                [
+                    middle_x + rim_u * np.cos(turn) - rim_v * np.sin(turn),
+                    middle_y + rim_u * np.sin(turn) + rim_v * np.cos(turn),
+                ],
+                axis=1,
+            )
+        )
     return lung
 
 
@@ -105,7 +136,9 @@ def _add_diaphragm(thorax: Thorax, x, y, rng: np.random.Generator) -> None:
         fade = np.exp(-np.maximum(y - curve, 0) / rng.uniform(0.2, 1.0))
         thorax.opacity += depth * below * (0.5 + 0.5 * fade)
         if rng.random() < 0.5:  # lung trapped above the dome
-            thorax.opacity -= rng.uniform(0.05, 0.3) * (1 - below) * np.exp(-np.abs(y - curve) / rng.uniform(0.01, 0.06))
+            thorax.opacity -= (
+                rng.uniform(0.05, 0.3) * (1 - below) * np.exp(-np.abs(y - curve) / rng.uniform(0.01, 0.06))
+            )
         row = len(x) // 2
         thorax.edges.append(np.stack([x[row, ::8], curve[row, ::8]], axis=1))
 
@@ -119,7 +152,7 @@ def _add_ribs(thorax: Thorax, x, y, in_lung, rng: np.random.Generator) -> None:
     position = (y - curve) / period + rng.uniform(0, 1) + 0.04 * smooth_noise(len(x), 4, rng)
     within = position % 1.0
     band = _step(within - 0.5 + share / 2, 0.02) * _step(0.5 + share / 2 - within, 0.02)
-    rim = np.exp(-((np.abs(within - 0.5) - share / 2) / rng.uniform(0.012, 0.05)) ** 2)
+    rim = np.exp(-(((np.abs(within - 0.5) - share / 2) / rng.uniform(0.012, 0.05)) ** 2))
     strength = rng.uniform(0.02, 0.12) * (0.3 + 0.9 * in_lung)
     thorax.opacity += strength * (band + rng.uniform(0.2, 0.9) * rim)
     xs = np.linspace(0.02, 0.98, 60)
@@ -129,16 +162,24 @@ def _add_ribs(thorax: Thorax, x, y, in_lung, rng: np.random.Generator) -> None:
 
 def _add_spine(thorax: Thorax, x, y, rng: np.random.Generator) -> None:
     """A dark column with vertebrae: endplates, disc spaces, wavy outlines."""
-    middle, half = float(rng.choice([rng.uniform(-0.05, 0.3), rng.uniform(0.7, 1.05)])), rng.uniform(0.09, 0.16)
+    middle, half = float(rng.choice([rng.uniform(-0.05, 0.3), rng.uniform(0.7, 1.05)])), rng.uniform(
+        0.09, 0.16
+    )
     lean, period = rng.normal(0, 0.12), rng.uniform(0.17, 0.26)
     across = x - middle - lean * (y - 0.5)
-    level = y / period + rng.uniform(0, 1) + rng.normal(0, 0.25) * across + 0.06 * smooth_noise(len(x), 5, rng)
+    level = (
+        y / period + rng.uniform(0, 1) + rng.normal(0, 0.25) * across + 0.06 * smooth_noise(len(x), 5, rng)
+    )
     waist = half * (1 + 0.12 * np.cos(2 * np.pi * level))
     body = _step(waist - np.abs(across), 0.006 + 0.02 * rng.random())
     within = np.abs(level % 1.0 - 0.5)
-    plates = np.exp(-((within - 0.42) / 0.025) ** 2)
+    plates = np.exp(-(((within - 0.42) / 0.025) ** 2))
     depth = rng.uniform(0.08, 0.35)
-    thorax.opacity += depth * body * (1 + rng.uniform(0.1, 0.5) * plates - rng.uniform(0, 0.25) * _step(within - 0.45, 0.02))
+    thorax.opacity += (
+        depth
+        * body
+        * (1 + rng.uniform(0.1, 0.5) * plates - rng.uniform(0, 0.25) * _step(within - 0.45, 0.02))
+    )
     thorax.opacity += 0.06 * body * smooth_noise(len(x), 20, rng)
     ys = np.linspace(0, 1, 50)
     thorax.edges.append(np.stack([middle + lean * (ys - 0.5) + half, ys], axis=1))
@@ -146,7 +187,7 @@ def _add_spine(thorax: Thorax, x, y, rng: np.random.Generator) -> None:
 
 def _add_texture(thorax: Thorax, size: int, rng: np.random.Generator) -> None:
     """Tissue from coarse to fine."""
-    amount = rng.uniform(0.5, 1.5)
+    amount = rng.uniform(0.5, 1.6)
     patches = 1 + 0.45 * np.clip(smooth_noise(size, 4, rng), -1.5, 1.5)
     for cells, strength in TEXTURE:
         layer = amount * strength * rng.uniform(0.5, 1.5) * smooth_noise(size, cells, rng)
@@ -157,7 +198,7 @@ def _add_lung_vessels(thorax: Thorax, size: int, in_lung, rng: np.random.Generat
     """Thin streaks, dark and bright, mostly over the lung: lines that are not coronary vessels."""
     for _ in range(int(rng.integers(2, 8))):
         field = _stretched_noise(size, rng.uniform(5, 22), rng.uniform(1.5, 5), rng.uniform(0, np.pi), rng)
-        ridge = np.exp(-(field / rng.uniform(0.1, 0.4)) ** 2)
+        ridge = np.exp(-((field / rng.uniform(0.1, 0.4)) ** 2))
         where = np.clip(smooth_noise(size, 5, rng), 0, 1.5) * (0.6 + in_lung)
         thorax.opacity += float(rng.choice([-1, 1])) * rng.uniform(0.02, 0.09) * ridge * where
 
@@ -168,59 +209,7 @@ def _add_outlines(thorax: Thorax, size: int, rng: np.random.Generator) -> None:
         field = _stretched_noise(size, rng.uniform(1.5, 6), rng.uniform(1, 3), rng.uniform(0, np.pi), rng)
         level, sharp = rng.normal(0, 0.6), rng.uniform(0.02, 0.12)
         step = _step(field - level, sharp)
-        rim = np.exp(-((field - level) / (1.5 * sharp)) ** 2)
-        thorax.opacity += rng.uniform(0.02, 0.11) * step + float(rng.choice([0, rng.uniform(-0.08, 0.08)])) * rim
-
-
-def _add_hardware(thorax: Thorax, size: int, rng: np.random.Generator) -> None:
-    """Sternal wires, surgical clips, a pacing lead, an ECG electrode with its cable: some, seldom."""
-    for chance, draw in ((0.10, _lead), (0.05, _sternal_wires), (0.06, _clips), (0.08, _electrode)):
-        if rng.random() < chance:
-            layer = np.zeros((size, size), np.uint8)
-            curve = draw(layer, size, rng)
-            soft = cv2.GaussianBlur(layer.astype(np.float32) / 255, (0, 0), size / 512 * 0.8)
-            thorax.opacity += rng.uniform(0.25, 0.9) * soft
-            if curve is not None:
-                thorax.edges.append(curve)
-
-
-def _polyline(layer: np.ndarray, curve: np.ndarray, width_px: float) -> None:
-    points = np.round(curve * len(layer) * 16).astype(np.int32)
-    cv2.polylines(layer, [points[:, None]], False, 255, max(1, int(round(width_px * len(layer) / 512))), cv2.LINE_AA, 4)
-
-
-def _wandering(start, heading: float, length: float, bend: float, rng: np.random.Generator) -> np.ndarray:
-    angles = heading + np.cumsum(rng.normal(0, bend, 80)) * 0.1 + np.linspace(0, rng.normal(0, 1.0), 80)
-    return np.asarray(start) + np.cumsum(np.stack([np.cos(angles), np.sin(angles)], axis=1), axis=0) * length / 80
-
-
-def _lead(layer, size, rng):
-    curve = _wandering((rng.uniform(0, 1), -0.02), rng.uniform(1.0, 2.1), rng.uniform(0.7, 1.4), 0.6, rng)
-    _polyline(layer, curve, rng.uniform(2, 4))
-    return curve
-
-
-def _sternal_wires(layer, size, rng):
-    x = rng.uniform(0.1, 0.9)
-    for y in np.arange(rng.uniform(0, 0.15), 1, rng.uniform(0.15, 0.25)):
-        angle = np.linspace(0, 2 * np.pi * rng.uniform(0.7, 1.2), 30) + rng.normal(0, 0.4)
-        wide, high, lean = rng.uniform(0.018, 0.034), rng.uniform(0.008, 0.02), rng.normal(0, 0.3)
-        place = np.array([x + rng.normal(0, 0.012), y + rng.normal(0, 0.01)])
-        loop = np.stack([wide * np.cos(angle), high * np.sin(angle) + lean * wide * np.cos(angle)], axis=1)
-        _polyline(layer, place + loop, 1.6)
-
-
-def _clips(layer, size, rng):
-    start = rng.uniform(0.1, 0.9, 2)
-    for _ in range(int(rng.integers(2, 8))):
-        place, turn = start + rng.normal(0, 0.15, 2), rng.uniform(0, np.pi)
-        step = 0.012 * np.array([np.cos(turn), np.sin(turn)])
-        _polyline(layer, np.stack([place - step, place + step]), 2.5)
-
-
-def _electrode(layer, size, rng):
-    place = rng.uniform(0.05, 0.95, 2)
-    cv2.circle(layer, tuple(int(v) for v in place * size), int(size * rng.uniform(0.012, 0.022)), 150, -1, cv2.LINE_AA)
-    curve = _wandering(place, rng.uniform(0, 6.28), rng.uniform(0.4, 1.0), 0.5, rng)
-    _polyline(layer, curve, 1.5)
-    return curve
+        rim = np.exp(-(((field - level) / (1.5 * sharp)) ** 2))
+        thorax.opacity += (
+            rng.uniform(0.02, 0.11) * step + float(rng.choice([0, rng.uniform(-0.08, 0.08)])) * rim
+        )

@@ -1,4 +1,5 @@
 """A coronary tree as flat arrays: every centreline sample of every vessel, one after another."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -10,12 +11,12 @@ import numpy as np
 class Tree:
     """All centreline samples of one artery tree; a "line" is one smooth vessel from its origin to its tip.
 
-    center_mm: (P, 3) float64, centre of the lumen; x patient left, y superior, z anterior, origin at the ostium.
-    wall_mm: (P, 3) float64, centre of the healthy vessel; differs from `center_mm` in eccentric lesions only.
-    lumen_mm, healthy_mm: (P,) float64, diameters with and without lesions.
-    cass_id: (P,) int, CASS segment, 0 for small branches that CASS does not number.
-    line: (P,) int, ascending. reach_mm: (P,) float64, distance from the ostium along the vessels.
-    heart_mm: (3,) float64, middle of the heart. line_names: one name a line.
+    center_mm: (P, 3) float64, centre of the lumen; x patient left, y superior, z anterior, origin at the
+    ostium. wall_mm: (P, 3) float64, centre of the healthy vessel; differs from `center_mm` in eccentric
+    lesions only. lumen_mm, healthy_mm: (P,) float64, diameters with and without lesions. cass_id: (P,) int,
+    CASS segment, 0 for small branches that CASS does not number. line: (P,) int, ascending. reach_mm: (P,)
+    float64, distance from the ostium along the vessels. heart_mm: (3,) float64, middle of the heart.
+    line_names: one name a line.
     """
 
     center_mm: np.ndarray
@@ -29,16 +30,27 @@ class Tree:
     line_names: tuple[str, ...]
 
     def segment(self, cass_id: int) -> np.ndarray:
-        """Sample indices of a CASS segment, proximal to distal: (n,) int; of its longest vessel if it has several."""
+        """Sample indices of a CASS segment, proximal to distal: (n,) int; of its longest vessel if it has
+        several.
+        """
         samples = np.flatnonzero(self.cass_id == cass_id)
         if len(samples) == 0:
-            raise ValueError(f"the tree has no CASS segment {cass_id}; it has {sorted(set(self.cass_id.tolist()))}")
+            raise ValueError(
+                f"the tree has no CASS segment {cass_id}; it has {sorted(set(self.cass_id.tolist()))}"
+            )
         lines, counts = np.unique(self.line[samples], return_counts=True)
         return samples[self.line[samples] == lines[counts.argmax()]]
 
     def arc_mm(self) -> np.ndarray:
         """(P,) float64: distance from the start of the own line, along the healthy vessel."""
         return arc_length(self.wall_mm, self.line)
+
+    def part(self, kept: np.ndarray) -> Tree:
+        """The samples where `kept` (P,) is true, an unbroken stretch of each line; single samples go too."""
+        lines, counts = np.unique(self.line[kept], return_counts=True)
+        kept = kept & np.isin(self.line, lines[counts > 1])
+        names = ("center_mm", "wall_mm", "lumen_mm", "healthy_mm", "cass_id", "line", "reach_mm")
+        return replace(self, **{name: getattr(self, name)[kept] for name in names})
 
     def resample(self, step_mm: float) -> Tree:
         """The same tree with samples about `step_mm` apart, for rendering."""
@@ -50,8 +62,12 @@ class Tree:
 
         nearest = before + (fraction > 0.5)
         names = ("center_mm", "wall_mm", "lumen_mm", "healthy_mm", "reach_mm")
-        return replace(self, **{name: between(getattr(self, name)) for name in names},
-                       cass_id=self.cass_id[nearest], line=self.line[nearest])
+        return replace(
+            self,
+            **{name: between(getattr(self, name)) for name in names},
+            cass_id=self.cass_id[nearest],
+            line=self.line[nearest],
+        )
 
 
 def neighbours(line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,9 @@
 """Usual views of each CASS segment, and C-arm positions drawn from them.
 
-Angles and distances: facts of the field collected in clinical_targets (usual views by site; source-detector
-860-1200 mm, source-patient 720-810 mm, detector pixels 0.18-0.39 mm). Positive: LAO, cranial.
+Angles: the usual views by site in the interventional literature. Distances: source-detector 860-1200 mm,
+source-patient 720-810 mm, detector pixels 0.18-0.39 mm, as in clinical DICOM headers. Positive: LAO, cranial.
 """
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -20,19 +21,34 @@ SPIDER = ((40, 50), (-40, -25))
 RCA_LAO, RCA_RAO, LATERAL = ((30, 45), (25, 35)), ((-45, -35), (-3, 3)), ((85, 92), (-3, 3))
 CRUX_LAO, CRUX_AP = ((35, 52), (27, 41)), ((-10, -5), (35, 45))
 USUAL_VIEWS = {
-    11: (((34, 40), (19, 25)), SPIDER), 12: (PROXIMAL_LEFT, SPIDER), 13: (LAD_CRANIAL,),
-    14: (LAD_CRANIAL, LAD_DIAGONAL), 15: (LAD_DIAGONAL,), 16: (LAD_DIAGONAL,),
-    18: (PROXIMAL_LEFT, SPIDER), 19: (LCX_RAO, LCX_LAO), 20: (LCX_RAO, LCX_LAO), 21: (LCX_RAO, LCX_LAO),
-    28: (LCX_RAO, LCX_LAO), 1: (RCA_LAO,), 2: (RCA_RAO, LATERAL), 3: (CRUX_LAO, CRUX_AP), 4: (CRUX_LAO, CRUX_AP),
+    11: (((34, 40), (19, 25)), SPIDER),
+    12: (PROXIMAL_LEFT, SPIDER),
+    13: (LAD_CRANIAL,),
+    14: (LAD_CRANIAL, LAD_DIAGONAL),
+    15: (LAD_DIAGONAL,),
+    16: (LAD_DIAGONAL,),
+    18: (PROXIMAL_LEFT, SPIDER),
+    19: (LCX_RAO, LCX_LAO),
+    20: (LCX_RAO, LCX_LAO),
+    21: (LCX_RAO, LCX_LAO),
+    28: (LCX_RAO, LCX_LAO),
+    1: (RCA_LAO,),
+    2: (RCA_RAO, LATERAL),
+    3: (CRUX_LAO, CRUX_AP),
+    4: (CRUX_LAO, CRUX_AP),
 }
 SCATTER_DEG = 5.0
 TRIES = 12
-LEAST_VISIBLE_LENGTH = 0.62  # projected by true length of the analysed segment; analysts avoid foreshortened views
-FIELD_AT_ISOCENTRE_MM = (88.0, 120.0)  # left mains of 19-25 px in eight real 512 px frames, 4.5 mm each
+LEAST_VISIBLE_LENGTH = (
+    0.62  # projected by true length of the analysed segment; analysts avoid foreshortened views
+)
+FIELD_AT_ISOCENTRE_MM = (94.0, 126.0)  # left mains of 19-25 px in eight real 512 px frames, 4.5 mm each
 
 
 def draw_carm(tree: Tree, cass_id: int, size_px: int, rng: np.random.Generator) -> CArm:
-    """A C-arm at a usual view of the segment: the least foreshortened of a few draws, the tree panned into the frame."""
+    """A C-arm at a usual view of the segment: the least foreshortened of a few draws, the tree panned into
+    the frame.
+    """
     best, best_length = None, -1.0
     for _ in range(TRIES):
         carm = _draw_position(tree, cass_id, size_px, rng)
@@ -61,12 +77,16 @@ def _draw_position(tree: Tree, cass_id: int, size_px: int, rng: np.random.Genera
     carm = CArm(round(float(primary), 1), round(float(secondary), 1), sid, sod, 1.0, size_px)
     large = tree.center_mm[tree.healthy_mm > 1.2] @ carm.axes()[:2].T
     extent_mm = (np.percentile(large, 97, axis=0) - np.percentile(large, 3, axis=0)).max()
-    field_mm = np.clip(extent_mm * rng.uniform(0.95, 1.35), *FIELD_AT_ISOCENTRE_MM)
-    return replace(carm, spacing_mm=float(field_mm * sid / sod / size_px), isocentre_mm=tuple(rng.normal(0, 5, 3)))
+    field_mm = np.clip(extent_mm * rng.uniform(1.0, 1.5), *FIELD_AT_ISOCENTRE_MM)
+    return replace(
+        carm, spacing_mm=float(field_mm * sid / sod / size_px), isocentre_mm=tuple(rng.normal(0, 5, 3))
+    )
 
 
 def _pan(carm: CArm, tree: Tree, cass_id: int, rng: np.random.Generator) -> CArm:
-    """Centre the larger vessels with an operator's scatter, then make sure that the analysed segment is inside."""
+    """Centre the larger vessels with an operator's scatter, then make sure that the analysed segment is
+    inside.
+    """
     large, _ = carm.project(tree.center_mm[tree.healthy_mm > 1.2])
     middle = (np.percentile(large, 3, axis=0) + np.percentile(large, 97, axis=0)) / 2
     target = carm.size_px * (0.5 + rng.normal(0, 0.035, 2))
@@ -79,4 +99,6 @@ def _pan(carm: CArm, tree: Tree, cass_id: int, rng: np.random.Generator) -> CArm
 def _inward(carm: CArm, points_mm: np.ndarray, margin_px: float) -> np.ndarray:
     """Shift in px that brings points into the frame."""
     image, _ = carm.project(points_mm)
-    return np.maximum(margin_px - image.min(axis=0), 0) - np.maximum(image.max(axis=0) - (carm.size_px - margin_px), 0)
+    return np.maximum(margin_px - image.min(axis=0), 0) - np.maximum(
+        image.max(axis=0) - (carm.size_px - margin_px), 0
+    )

@@ -20,10 +20,20 @@ def minimal(**changes):
 
 def test_round_trip_turns_paths_and_numpy_into_plain_values(tmp_path):
     path = tmp_path / "ü folder" / "a.pth"
-    config = {"folder": Path("x") / "y", "size": np.int64(3), "lr": np.float32(0.5), "pair": (1, [2.5, None, True])}
+    config = {
+        "folder": Path("x") / "y",
+        "size": np.int64(3),
+        "lr": np.float32(0.5),
+        "pair": (1, [2.5, None, True]),
+    }
     save_checkpoint(path, minimal(config=config, array=np.arange(4)))
     loaded = load_checkpoint(path)
-    assert loaded["config"] == {"folder": str(Path("x") / "y"), "size": 3, "lr": 0.5, "pair": (1, [2.5, None, True])}
+    assert loaded["config"] == {
+        "folder": str(Path("x") / "y"),
+        "size": 3,
+        "lr": 0.5,
+        "pair": (1, [2.5, None, True]),
+    }
     assert loaded["format"] == FORMAT and torch.equal(loaded["array"], torch.arange(4))
     assert torch.load(path, weights_only=True).keys() == loaded.keys()
 
@@ -69,7 +79,12 @@ def test_other_files_are_refused(tmp_path):
 def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded():
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    state = {"0.weight": torch.zeros(3, 2), "0.bias": torch.zeros(4), "1.weight": torch.zeros(1, 3), "old.b": torch.zeros(1)}
+    state = {
+        "0.weight": torch.zeros(3, 2),
+        "0.bias": torch.zeros(4),
+        "1.weight": torch.zeros(1, 3),
+        "old.b": torch.zeros(1),
+    }
     with pytest.raises(CheckpointError) as caught:
         load_weights(model, state, source="x.pth")
     text = str(caught.value)
@@ -96,7 +111,10 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(tmp_path):
 
     path = tmp_path / "a.pth"
     save_checkpoint(path, minimal(epoch=7))
-    old_limit, old_handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    old_limit, old_handler = (
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+    )
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old_limit[1]))
     try:
         with pytest.raises(OSError, match=r"could not write .*a\.pth.*MiB are free.*is intact"):

@@ -10,8 +10,9 @@ import torch
 
 from engine import evaluate, train_one_epoch
 from tests.tiny_training import CPU, build_run, compute_loss, describe, options, score_batch
-from utils.distributed import RankError, Ranks, choose_port, choose_world_size, launch
+from utils.distributed import Ranks, choose_port, choose_world_size, launch
 from utils.interrupt import StopRequest
+from utils.spawn import RankError
 
 # (rows, batch per rank on two ranks, accumulation): even, uneven, a rank without a sample in the last step
 CASES = [(8, 2, 1), (11, 2, 1), (9, 2, 2), (5, 2, 1)]
@@ -22,18 +23,26 @@ def follow_steps(ranks, args):
     state, loaders, _ = build_run(ranks, args)
     steps = []
     state.optimizer.register_step_pre_hook(
-        lambda optimizer, *_: steps.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+        lambda optimizer, *_: steps.append(
+            [p.grad.clone() for group in optimizer.param_groups for p in group["params"]]
+        )
     )
     setting = dict(ranks=ranks, device=CPU, amp="off", stop=StopRequest(announce=False))
     means = train_one_epoch(state, loaders["train"], compute_loss, describe=describe, clip=0, **setting)
-    return {"steps": steps, "means": means, "records": evaluate(state.model, loaders["val"], score_batch, **setting)}
+    return {
+        "steps": steps,
+        "means": means,
+        "records": evaluate(state.model, loaders["val"], score_batch, **setting),
+    }
 
 
 def follow_all(ranks, folder):
     found = []
     for rows, batch_size, accum_steps in CASES:
         batch_size = batch_size if ranks.world_size == 2 else 2 * batch_size
-        args = options(rows=rows, batch_size=batch_size, accum_steps=accum_steps, epochs=1, lr=0.0, dropout=0.0)
+        args = options(
+            rows=rows, batch_size=batch_size, accum_steps=accum_steps, epochs=1, lr=0.0, dropout=0.0
+        )
         found.append(follow_steps(ranks, args))
     torch.save(found, folder / f"{ranks.world_size}-{ranks.rank}.pt")
 
@@ -79,7 +88,9 @@ def fail_or_wait(ranks, how):
     ranks.sum([1.0])  # would wait for half an hour
 
 
-@pytest.mark.parametrize("how, said", [("raise", "ArithmeticError: planted failure"), ("exit", "rank 1 died without a word")])
+@pytest.mark.parametrize(
+    "how, said", [("raise", "ArithmeticError: planted failure"), ("exit", "rank 1 died without a word")]
+)
 def test_one_rank_failing_ends_all_with_its_reason(how, said):
     with pytest.raises(RankError, match=said) as caught:
         launch(fail_or_wait, (how,), world_size=2, default_port=12398)
@@ -88,8 +99,19 @@ def test_one_rank_failing_ends_all_with_its_reason(how, said):
 
 @pytest.mark.slow
 def test_torchrun_joins_the_group_that_it_made(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "12397",
-               "-m", "tests.tiny_training", "--folder", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "12397",
+        "-m",
+        "tests.tiny_training",
+        "--folder",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "tiny_best.pth").exists()

@@ -5,10 +5,19 @@ import torch
 
 from engine import NonFiniteError, check_all_take_part, train_one_epoch
 from tests.tiny_training import (
-    CPU, TinyData, TinyModel, build_run, compute_loss, describe, options, run, score_batch,
+    CPU,
+    TinyData,
+    TinyModel,
+    build_run,
+    compute_loss,
+    describe,
+    options,
+    run,
+    score_batch,
 )
 from utils.distributed import Ranks
 from utils.interrupt import StopRequest
+from utils.loader import RowError
 from utils.sampler import epoch_permutation
 from utils.training_state import build_schedule
 
@@ -23,7 +32,9 @@ def gradients_of_steps(args):
     state, loaders, _ = build_run(Ranks(), args)
     steps = []
     state.optimizer.register_step_pre_hook(
-        lambda optimizer, *_: steps.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+        lambda optimizer, *_: steps.append(
+            [p.grad.clone() for group in optimizer.param_groups for p in group["params"]]
+        )
     )
     train(state, loaders["train"], clip=0)
     return steps
@@ -52,7 +63,12 @@ def test_the_gradient_is_the_mean_over_the_samples_of_a_step():
     total = 0.0
     for index in epoch_permutation(5, seed=0, epoch=0)[3:]:
         sample = data[(int(index), 0)]
-        total = total + compute_loss(model, {"image": sample["image"][None], "mask": sample["mask"][None]})["loss"].sum()
+        total = (
+            total
+            + compute_loss(model, {"image": sample["image"][None], "mask": sample["mask"][None]})[
+                "loss"
+            ].sum()
+        )
     (total / 2).backward()
     assert_same([given], [[parameter.grad for parameter in model.parameters()]])
 
@@ -92,7 +108,9 @@ def test_clipping_bounds_the_gradient():
     state, loaders, _ = build_run(Ranks(), options(rows=2, batch_size=2))
     norms = []
     state.optimizer.register_step_pre_hook(
-        lambda optimizer, *_: norms.append(torch.nn.utils.get_total_norm([p.grad for p in state.model.parameters()]))
+        lambda optimizer, *_: norms.append(
+            torch.nn.utils.get_total_norm([p.grad for p in state.model.parameters()])
+        )
     )
     train(state, loaders["train"], clip=1e-3)
     assert float(norms[0]) == pytest.approx(1e-3, rel=1e-2)
@@ -100,8 +118,12 @@ def test_clipping_bounds_the_gradient():
 
 def test_parameters_that_take_no_part_are_named():
     model = TinyModel(spare=True)
-    compute_loss(model, {"image": torch.rand(1, 3, 8, 8), "mask": torch.ones(1, 1, 8, 8)})["loss"].sum().backward()
-    with pytest.raises(RuntimeError, match="2 trainable parameters take no part in the loss: spare.weight, spare.bias"):
+    compute_loss(model, {"image": torch.rand(1, 3, 8, 8), "mask": torch.ones(1, 1, 8, 8)})[
+        "loss"
+    ].sum().backward()
+    with pytest.raises(
+        RuntimeError, match="2 trainable parameters take no part in the loss: spare.weight, spare.bias"
+    ):
         check_all_take_part(model)
     model.spare.requires_grad_(False)
     check_all_take_part(model)
@@ -115,16 +137,17 @@ def test_a_loss_that_is_not_per_sample_is_refused():
 
 def test_a_batch_that_validation_sees_twice_is_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="0 to 4 once each"):
-        run(Ranks(), options(folder=tmp_path, epochs=1), score=lambda model, batch: score_batch(model, batch) * 2)
+        run(
+            Ranks(),
+            options(folder=tmp_path, epochs=1),
+            score=lambda model, batch: score_batch(model, batch) * 2,
+        )
 
 
-def test_a_row_that_cannot_be_loaded_is_named(tmp_path, monkeypatch):
-    def broken(self, key):
-        raise OSError("disk on fire")
-
-    monkeypatch.setattr(TinyData, "__getitem__", broken)
-    with pytest.raises(RuntimeError, match=r"picture \d: OSError: disk on fire"):
-        run(Ranks(), options(folder=tmp_path, epochs=1))
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_row_that_cannot_be_loaded_is_named(tmp_path, num_workers):
+    with pytest.raises(RowError, match="picture 2: OSError: disk on fire"):
+        run(Ranks(), options(folder=tmp_path, epochs=1, broken_row=2, num_workers=num_workers))
 
 
 def test_loader_processes_change_nothing(tmp_path):

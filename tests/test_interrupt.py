@@ -13,12 +13,27 @@ from utils.checkpoint import load_checkpoint
 from utils.interrupt import StopRequest
 from utils.run_files import RunFiles
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send between processes")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows has no signals to send between processes"
+)
 
 
 def start(folder, *more):
-    command = [sys.executable, "-m", "tests.tiny_training", "--folder", folder, "--save-every", 1000, "--epochs", 1000, *more]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.tiny_training",
+        "--folder",
+        folder,
+        "--save-every",
+        1000,
+        "--epochs",
+        1000,
+        *more,
+    ]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def wait_for(process, text):

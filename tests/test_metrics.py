@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from utils.losses import bce_loss, soft_dice_loss
-from utils.metrics import bootstrap_ci, cldice, dice, format_summary, hd95_px, iou, mask_scores, summarise_records
+from utils.metrics import (
+    bootstrap_ci,
+    cldice,
+    dice,
+    format_summary,
+    hd95_px,
+    iou,
+    mask_scores,
+    summarise_records,
+)
 
 EMPTY = np.zeros((30, 40), bool)
 
@@ -112,7 +121,7 @@ def test_interval_resamples_patients_not_frames():
 
 def test_frames_without_truth_do_not_count_for_it():
     records = [{"row": 0, "dice_deepsa": 0.5, "dice_truth": 0.9}, {"row": 1, "dice_deepsa": 0.7}]
-    summary = summarise_records(records, ["a", "a"])
+    summary = summarise_records(records, ["a", "a", "b"])
     assert summary["dice_deepsa"] == pytest.approx(0.6) and summary["dice_truth"] == pytest.approx(0.9)
     assert (summary["n_frames"], summary["n_patients"]) == (2, 1)
     assert summary["dice_deepsa_ci95"] == pytest.approx([0.6, 0.6])

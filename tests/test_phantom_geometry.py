@@ -1,4 +1,5 @@
 """The C-arm and the rendering against closed forms."""
+
 import numpy as np
 import pytest
 
@@ -18,7 +19,9 @@ def cylinder(start, end, radius, samples=400):
 
 def test_isocentre_is_the_middle_of_the_image_at_every_angle():
     for primary, secondary in ((0, 0), (45, 30), (-30, -25), (90, 0)):
-        image, px_per_mm = carm(primary, secondary, isocentre=(3.0, -4.0, 5.0)).project(np.array([[3.0, -4.0, 5.0]]))
+        image, px_per_mm = carm(primary, secondary, isocentre=(3.0, -4.0, 5.0)).project(
+            np.array([[3.0, -4.0, 5.0]])
+        )
         np.testing.assert_allclose(image, [[100, 100]], atol=1e-9)
         np.testing.assert_allclose(px_per_mm, 1000 / 750 / 0.5)
 
@@ -98,7 +101,9 @@ def test_overlapping_vessels_add():
     both = tuple(np.concatenate(pair) for pair in zip(a, b))
     both = (both[0], both[1], np.repeat([0, 1], 400), both[3])
     view = carm()
-    np.testing.assert_allclose(path_length(*both, view), path_length(*a, view) + path_length(*b, view), atol=1e-5)
+    np.testing.assert_allclose(
+        path_length(*both, view), path_length(*a, view) + path_length(*b, view), atol=1e-5
+    )
 
 
 def test_an_end_on_cylinder_keeps_its_volume_and_its_round_shape():

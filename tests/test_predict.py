@@ -101,7 +101,8 @@ def test_equal_stems_do_not_overwrite_each_other(tmp_path, checkpoint):
 def test_rows_of_a_data_set_are_predicted_at_the_analysed_frame_and_scored(tmp_path, checkpoint, capsys):
     csv_path = write_tiny_dataset(tmp_path / "data", patients=3, val_patients=2)
     assert call(checkpoint, tmp_path / "out", "--data-csv", csv_path, "--limit", 2) == 0
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((tmp_path / "out").glob("*.json"))]
+    paths = sorted((tmp_path / "out").glob("*.json"))
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     table = load_table(csv_path, split="val").set_index("cine_path")
     assert len(records) == 2
     for one in records:
@@ -119,6 +120,19 @@ def test_rows_of_a_data_set_are_predicted_at_the_analysed_frame_and_scored(tmp_p
 def test_wrong_call_is_explained_without_a_traceback(tmp_path, checkpoint, capsys, arguments, message):
     assert call(checkpoint, tmp_path, *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag, value", [("--primary-angle", "400"), ("--secondary-angle", "RAO 30"),
+                                         ("--threshold", "1.5"), ("--limit", "0")])
+def test_flag_out_of_range_names_the_value(tmp_path, checkpoint, capsys, flag, value):
+    with pytest.raises(SystemExit):
+        call(checkpoint, tmp_path, "cine.npy", flag, value)
+    assert flag in capsys.readouterr().err
+
+
+def test_angle_as_a_cardiologist_writes_it():
+    args = predict.build_parser().parse_args(["x.npy", "--primary-angle", "RAO 30", "--secondary-angle", "-12.5"])
+    assert (args.primary_angle, args.secondary_angle) == (-30, -12.5)
 
 
 def test_missing_checkpoint_is_named(tmp_path, capsys):
@@ -153,6 +167,12 @@ def test_magnified_copies_are_put_back_where_they_came_from():
                        for scales in ((1.0,), (1.0, 0.9, 1.1)))
     assert np.abs(plain - averaged)[8:-8, 8:-8].max() < 0.01
     assert np.abs(plain - averaged).max() < 0.05
+
+
+def test_magnifying_alone_is_refused_because_it_hides_the_border():
+    with pytest.raises(ValueError, match="at least one must be 1 or less"):
+        predict_vessels(BlurModel(), np.zeros((8, 8, 3), np.uint8), view_deg=(0, 0), image_size=96, device=CPU,
+                        scales=(1.1,))
 
 
 def test_sigmoid_of_large_logits_does_not_overflow():

@@ -23,7 +23,7 @@ PASSES = 3 * 4  # forward passes of such a run
 
 
 class PowerCut(Exception):
-    """Stands for SIGKILL where a process of its own would only cost time: nothing of the run survives but its files."""
+    """Stands for SIGKILL where a process would only cost time: of the run only its files survive."""
 
 
 def after(count, function):
@@ -39,15 +39,27 @@ def after(count, function):
 
 
 def outcome(folder, stage=STAGE):
-    """Everything that two equal runs share: weights, optimizer state, random numbers, best, history without times."""
+    """All that two equal runs share: weights, optimizer, random numbers, best, history without times."""
     files = RunFiles(folder, stage)
     latest, best = load_checkpoint(files.latest), load_checkpoint(files.best)
-    history = [{k: v for k, v in line.items() if k not in TIME_FIELDS} for line in read_history(files.history)]
+    history = [
+        {k: v for k, v in line.items() if k not in TIME_FIELDS} for line in read_history(files.history)
+    ]
     for line in latest["progress"]["history"]:
         for name in TIME_FIELDS:
             line.pop(name)
     latest["config"].pop("command", None)
-    keys = ("model", "optimizer", "scheduler", "rng", "sampler", "progress", "metrics", "epoch", "global_step")
+    keys = (
+        "model",
+        "optimizer",
+        "scheduler",
+        "rng",
+        "sampler",
+        "progress",
+        "metrics",
+        "epoch",
+        "global_step",
+    )
     return {"latest": {key: latest[key] for key in keys}, "best": best["model"], "history": history}
 
 
@@ -80,7 +92,10 @@ def one_thread():
 def plain_curves():
     """A file in the picture's place, written alike: drawing it is most of such a run's time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("utils.run_files.save_curves", lambda path, lines, panels: write_text_atomic(path, str(len(lines))))
+        patch.setattr(
+            "utils.run_files.save_curves",
+            lambda path, lines, panels: write_text_atomic(path, str(len(lines))),
+        )
         yield
 
 
@@ -143,10 +158,14 @@ def test_other_numbers_of_ranks_go_on_and_it_is_said(tmp_path):
     from tests.tiny_training import build_run
 
     run(Ranks(), options(folder=tmp_path, **{**SIZE, "epochs": 1}))
-    state, _, files = build_run(Ranks(rank=0, world_size=1), options(folder=tmp_path, **{**SIZE, "batch_size": 1}))
+    state, _, files = build_run(
+        Ranks(rank=0, world_size=1), options(folder=tmp_path, **{**SIZE, "batch_size": 1})
+    )
     notes = state.restore(load_checkpoint(files.latest), Ranks(), source="x")
     assert "batch size 2 -> 1" in notes and "epochs 1 -> 3" in notes
-    assert state.scheduler.last_epoch == state.sampler.steps_per_epoch  # one epoch is done, in steps of the new size
+    assert (
+        state.scheduler.last_epoch == state.sampler.steps_per_epoch
+    )  # one epoch is done, in steps of the new size
 
 
 def test_checkpoints_that_cannot_be_resumed_say_why(tmp_path):
@@ -154,7 +173,7 @@ def test_checkpoints_that_cannot_be_resumed_say_why(tmp_path):
     files = RunFiles(tmp_path, STAGE)
     checkpoint = load_checkpoint(files.latest)
     files.latest.write_bytes(files.best.read_bytes())
-    with pytest.raises(CheckpointError, match="weights only.*--init-from"):
+    with pytest.raises(CheckpointError, match="weights only, to start from with --init-from"):
         run(Ranks(), options(folder=tmp_path, rows=4, epochs=1, resume=True))
     save_checkpoint(files.latest, {**checkpoint, "stage": "phase9"})
     with pytest.raises(CheckpointError, match="stage 'phase9', not of 'tiny'"):
@@ -169,7 +188,11 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def start(command):
     return subprocess.Popen(
-        [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ONE_THREAD
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=ONE_THREAD,
     )
 
 
@@ -214,13 +237,32 @@ def test_a_real_kill_on_two_ranks(tmp_path):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_ten_kills_at_random_moments_of_the_real_script(tmp_path, world_size):
-    """SIGKILL the real script ten times; between kills it must get at least one save further than its start."""
+    """SIGKILL the real script ten times at random moments, resuming each time; then let it end."""
     csv_path = write_tiny_dataset(tmp_path / "data", patients=5, rows_per_patient=2)
 
     def command(folder):
-        return ["train_stage1_deepsa.py", "--data-csv", csv_path, "--backbone", "sam3-tiny", "--epochs", 3,
-                "--batch-size", 1, "--accum-steps", 2, "--save-every", 1, "--world-size", world_size,
-                "--device", "cpu", "--checkpoint-dir", folder, "--resume"]
+        return [
+            "train_stage1_deepsa.py",
+            "--data-csv",
+            csv_path,
+            "--backbone",
+            "sam3-tiny",
+            "--epochs",
+            3,
+            "--batch-size",
+            1,
+            "--accum-steps",
+            2,
+            "--save-every",
+            1,
+            "--world-size",
+            world_size,
+            "--device",
+            "cpu",
+            "--checkpoint-dir",
+            folder,
+            "--resume",
+        ]
 
     finish(command(tmp_path / "whole"))
     moments = random.Random(7)

@@ -9,7 +9,9 @@ SHAPES = [(1, 1, 1, 1), (9, 2, 1, 2), (7, 4, 3, 2), (5, 2, 1, 4), (3, 2, 2, 4), 
 
 def make_samplers(rows, batch_size, accum_steps, world_size, seed=0):
     return [
-        TrainingSampler(rows, batch_size=batch_size, accum_steps=accum_steps, rank=rank, world_size=world_size, seed=seed)
+        TrainingSampler(
+            rows, batch_size=batch_size, accum_steps=accum_steps, rank=rank, world_size=world_size, seed=seed
+        )
         for rank in range(world_size)
     ]
 
@@ -18,14 +20,21 @@ def make_samplers(rows, batch_size, accum_steps, world_size, seed=0):
 def test_every_sample_is_real_exactly_once_over_all_ranks(shape):
     rows = shape[0]
     seen = [
-        index for sampler in make_samplers(*shape) for micro in sampler.micro_batches() if micro.real for index in micro.indices
+        index
+        for sampler in make_samplers(*shape)
+        for micro in sampler.micro_batches()
+        if micro.real
+        for index in micro.indices
     ]
     assert sorted(seen) == list(range(rows))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_ranks_make_the_same_number_of_passes_and_close_steps_together(shape):
-    plans = [[(micro.closes_step, micro.step_samples) for micro in s.micro_batches()] for s in make_samplers(*shape)]
+    plans = [
+        [(micro.closes_step, micro.step_samples) for micro in s.micro_batches()]
+        for s in make_samplers(*shape)
+    ]
     assert all(plan == plans[0] for plan in plans)
     assert sum(closes for closes, _ in plans[0]) == make_samplers(*shape)[0].steps_per_epoch
     assert sum(samples for closes, samples in plans[0] if closes) == shape[0]
@@ -72,7 +81,10 @@ def test_no_rows_is_an_error_that_says_where_to_look():
 
 @pytest.mark.parametrize("rows, batch_size, world_size", [(1, 4, 2), (9, 2, 2), (10, 3, 4), (0, 1, 1)])
 def test_validation_sees_every_row_once_in_the_same_batches(rows, batch_size, world_size):
-    parts = [list(EvaluationSampler(rows, batch_size=batch_size, rank=r, world_size=world_size)) for r in range(world_size)]
+    parts = [
+        list(EvaluationSampler(rows, batch_size=batch_size, rank=r, world_size=world_size))
+        for r in range(world_size)
+    ]
     assert sorted(row for part in parts for batch in part for row in batch) == list(range(rows))
     alone = list(EvaluationSampler(rows, batch_size=batch_size))
     assert sorted(batch for part in parts for batch in part) == alone

@@ -1,4 +1,5 @@
-"""A training run that takes milliseconds a step: the real engine and utils on a two-layer model and made-up pictures.
+"""A training run that takes milliseconds a step: the real engine and utils on a two-layer model and made-up
+pictures.
 
     python -m tests.tiny_training --folder DIR --epochs 3 --world-size 2
 
@@ -46,16 +47,18 @@ class TinyModel(nn.Module):
 
 
 class TinyData(Dataset):
-    """Row n is a picture made from n and the epoch; row `nan_row` holds a value that is not a number."""
+    """Row n is a picture made from n and the epoch; some can be bad."""
 
-    def __init__(self, rows: int, *, nan_row: int | None = None) -> None:
-        self.rows, self.nan_row = rows, nan_row
+    def __init__(self, rows: int, *, nan_row: int | None = None, broken_row: int | None = None) -> None:
+        self.rows, self.nan_row, self.broken_row = rows, nan_row, broken_row
 
     def __len__(self) -> int:
         return self.rows
 
     def __getitem__(self, key) -> dict:
         index, epoch = key if isinstance(key, tuple) else (key, 0)
+        if index == self.broken_row:
+            raise OSError("disk on fire")
         generator = torch.Generator().manual_seed(1000 * epoch + index)
         image = torch.rand(3, 12, 12, generator=generator)
         if index == self.nan_row:
@@ -73,10 +76,8 @@ def compute_loss(model: nn.Module, batch: dict) -> dict[str, torch.Tensor]:
 def score_batch(model: nn.Module, batch: dict) -> list[dict[str, float]]:
     """One record a row."""
     losses = compute_loss(model, batch)
-    return [
-        {"row": row, "loss": loss, "dice": dice}
-        for row, loss, dice in zip(batch["row"].tolist(), losses["loss"].tolist(), losses["dice"].tolist(), strict=True)
-    ]
+    columns = (batch["row"].tolist(), losses["loss"].tolist(), losses["dice"].tolist())
+    return [dict(zip(("row", "loss", "dice"), values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def options(**given) -> argparse.Namespace:
@@ -87,14 +88,20 @@ def options(**given) -> argparse.Namespace:
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
-    for name, value in dict(rows=9, epochs=2, batch_size=2, accum_steps=1, world_size=1, seed=0, save_every=2,
-                            num_workers=0).items():
+    for name, value in dict(
+        rows=9, epochs=2, batch_size=2, accum_steps=1, world_size=1, seed=0, save_every=2, num_workers=0
+    ).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--lr", type=float, default=1e-2)
-    parser.add_argument("--step-seconds", type=float, default=0.0, help="sleep in each forward pass, to be killed in")
+    parser.add_argument(
+        "--step-seconds", type=float, default=0.0, help="sleep in each forward pass, to be killed in"
+    )
     parser.add_argument("--nan-row", type=int, default=None)
-    parser.add_argument("--fail-rank", type=int, default=None, help="this rank raises in its second forward pass")
+    parser.add_argument("--broken-row", type=int, default=None)
+    parser.add_argument(
+        "--fail-rank", type=int, default=None, help="this rank raises in its second forward pass"
+    )
     parser.add_argument("--hard", action="store_true", help="... or dies without a word")
     parser.add_argument("--resume", action="store_true")
     return parser.parse_args(arguments)
@@ -109,16 +116,29 @@ def build_run(ranks: Ranks, args: argparse.Namespace) -> tuple[TrainingState, di
     samplers = {"train": sampler, "val": EvaluationSampler(5, **deal)}
     loaders = {
         split: build_loader(
-            TinyData(samplers[split].rows, nan_row=args.nan_row), samplers[split], collate=default_collate,
-            describe=describe, num_workers=args.num_workers, device=CPU,
+            TinyData(samplers[split].rows, nan_row=args.nan_row, broken_row=args.broken_row),
+            samplers[split],
+            collate=default_collate,
+            describe=describe,
+            num_workers=args.num_workers,
+            device=CPU,
         )
         for split in samplers
     }
-    optimizer = build_optimizer([{"params": list(model.parameters()), "lr": args.lr, "weight_decay": 0.01}], CPU)
+    optimizer = build_optimizer(
+        [{"params": list(model.parameters()), "lr": args.lr, "weight_decay": 0.01}], CPU
+    )
     schedule = build_schedule(optimizer, steps=args.epochs * sampler.steps_per_epoch, warmup_steps=1)
     config = {key: getattr(args, key) for key in ("lr", "dropout", "epochs", "batch_size", "seed")}
-    state = TrainingState(stage=STAGE, model=wrap_model(model, ranks, CPU), optimizer=optimizer, scheduler=schedule,
-                          sampler=sampler, config=config, classes=["vessel"])
+    state = TrainingState(
+        stage=STAGE,
+        model=wrap_model(model, ranks, CPU),
+        optimizer=optimizer,
+        scheduler=schedule,
+        sampler=sampler,
+        config=config,
+        classes=["vessel"],
+    )
     torch.manual_seed(args.seed + 1 + ranks.rank)
     return state, loaders, RunFiles(args.folder, STAGE)
 
@@ -133,11 +153,15 @@ def run(ranks: Ranks, args: argparse.Namespace, loss=compute_loss, score=score_b
     if args.resume and files.latest.exists():
         state.restore(load_checkpoint(files.latest), ranks, source=str(files.latest))
     with StopRequest(announce=ranks.is_main) as stop:
-        setting = dict(ranks=ranks, device=CPU, amp="off", stop=stop, save=lambda: files.save_latest(state, ranks))
+        setting = dict(
+            ranks=ranks, device=CPU, amp="off", stop=stop, save=lambda: files.save_latest(state, ranks)
+        )
         while state.progress.epoch < args.epochs:
-            train_one_epoch(state, loaders["train"], loss, describe=describe, save_every=args.save_every, **setting)
+            train_one_epoch(
+                state, loaders["train"], loss, describe=describe, save_every=args.save_every, **setting
+            )
             records = evaluate(state.model, loaders["val"], score, **setting)
-            is_best = state.finish_epoch(summarise_records(records, [r["row"] // 2 for r in records]), best_metric="dice")
+            is_best = state.finish_epoch(summarise_records(records, "aabbc"), best_metric="dice")
             files.save_epoch(state, ranks, is_best=is_best, panels={"loss": ("train_loss", "val_loss")})
     return state
 

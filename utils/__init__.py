@@ -1,1 +1,1 @@
-"""What every training stage shares and no stage owns: arguments, files, checkpoints, metrics, ranks, sampling."""
+"""What every stage shares and no stage owns: arguments, files, checkpoints, metrics, ranks, sampling."""

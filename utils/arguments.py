@@ -1,4 +1,4 @@
-"""Command-line flags that mean the same in every script, and what follows from them: device, precision, path maps."""
+"""Flags that mean the same in every script, and what follows from them: device, precision, path maps."""
 
 from __future__ import annotations
 
@@ -21,30 +21,33 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
 
 def add_data_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """--data-csv, --data-root, --path-map."""
-    group = parser.add_argument_group("data")
-    group.add_argument("--data-csv", type=Path, required=required, default=argparse.SUPPRESS if required else None,
-                       help="table of angiograms, one row a frame; check it alone with: python -m data.schema CSV")
-    group.add_argument("--data-root", type=Path, default=None,
-                       help="folder that relative paths in the CSV start from; without it the CSV's own folder")
-    group.add_argument("--path-map", action="append", default=[], metavar="OLD=NEW",
-                       help=r"replace a path prefix of the CSV, for example E:\AngiographyData=/mnt/angio; repeatable")
+    add = parser.add_argument_group("data").add_argument
+    default = argparse.SUPPRESS if required else None
+    add("--data-csv", type=Path, required=required, default=default,
+        help="table of angiograms, one row a frame; check it alone with: python -m data.schema CSV")
+    add("--data-root", type=Path, default=None,
+        help="folder that relative paths in the CSV start from; without it the CSV's own folder")
+    add("--path-map", action="append", default=[], metavar="OLD=NEW",
+        help=r"replace a path prefix of the CSV, for example E:\AngiographyData=/mnt/angio; repeatable")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, *, backbones: Sequence[str] = tuple(DEFAULT_IMAGE_SIZE)) -> None:
+def add_model_arguments(
+    parser: argparse.ArgumentParser, *, backbones: Sequence[str] = tuple(DEFAULT_IMAGE_SIZE)
+) -> None:
     """--backbone, --sam3-checkpoint, --random-init, --image-size, --use-view."""
-    group = parser.add_argument_group("model")
-    group.add_argument("--backbone", choices=backbones, default="sam3",
-                       help="sam3: the full vision path, 454 M parameters, for GPUs; sam3-tiny: the same parts, small, "
-                            "trains on a CPU")
-    group.add_argument("--sam3-checkpoint", type=Path, default=None,
-                       help="SAM 3's released weights (sam3.pt), the start of --backbone sam3")
-    group.add_argument("--random-init", action=BooleanOptionalAction, default=False,
-                       help="train the full-size backbone from random weights, without sam3.pt")
-    group.add_argument("--image-size", type=int, default=None,
-                       help="side of the square that the model sees, in pixels, a multiple of 336; without it 1008 for "
-                            "sam3 and 336 for sam3-tiny")
-    group.add_argument("--use-view", action=BooleanOptionalAction, default=True,
-                       help="condition the features on the C-arm's angles (FiLM)")
+    add = parser.add_argument_group("model").add_argument
+    add("--backbone", choices=backbones, default="sam3",
+        help="sam3: the full vision path, 454 M parameters, for GPUs; sam3-tiny: the same parts, small, "
+             "trains on a CPU")
+    add("--sam3-checkpoint", type=Path, default=None,
+        help="SAM 3's released weights (sam3.pt), the start of --backbone sam3")
+    add("--random-init", action=BooleanOptionalAction, default=False,
+        help="train the full-size backbone from random weights, without sam3.pt")
+    add("--image-size", type=int, default=None,
+        help="side of the square that the model sees, in pixels, a multiple of 336; without it 1008 for "
+             "sam3 and 336 for sam3-tiny")
+    add("--use-view", action=BooleanOptionalAction, default=True,
+        help="condition the features on the C-arm's angles (FiLM)")
 
 
 def add_training_arguments(
@@ -80,7 +83,7 @@ def parse_path_maps(values: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def choose_image_size(backbone: str, image_size: int | None) -> int:
-    """The side in pixels that was asked for, or the backbone's own default; ValueError unless a multiple of 336."""
+    """The side asked for, in pixels, or the backbone's own; ValueError unless a multiple of 336."""
     size = DEFAULT_IMAGE_SIZE.get(backbone, 1008) if image_size is None else image_size
     if size < IMAGE_SIZE_STEP or size % IMAGE_SIZE_STEP:
         raise ValueError(f"--image-size {size}: allowed is a multiple of {IMAGE_SIZE_STEP} (336, 672, 1008)")
@@ -88,10 +91,10 @@ def choose_image_size(backbone: str, image_size: int | None) -> int:
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device of this process; ranks of one machine share its GPUs in turn. Raises ValueError without CUDA."""
+    """The device of this process; ranks of a machine share its GPUs in turn. ValueError without CUDA."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ValueError("--device cuda: torch finds no CUDA GPU here. Use --device cpu, or install a CUDA build of torch.")
+        raise ValueError("--device cuda: torch finds no GPU. Use --device cpu, or a CUDA build of torch.")
     if name == "cpu" or not available:
         return torch.device("cpu")
     return torch.device("cuda", local_rank % torch.cuda.device_count())
@@ -112,7 +115,7 @@ def choose_amp(name: str | None, device: torch.device) -> tuple[str, str]:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether this processor has AVX512-BF16 or AMX, asked of torch (False where torch cannot tell, as on ARM)."""
+    """Whether this processor has AVX512-BF16 or AMX, asked of torch (False where torch cannot tell)."""
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         question = getattr(torch.cpu, name, None)
         if question is not None and question():
@@ -121,53 +124,56 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def _add_optimisation_arguments(parser, epochs, batch_size, lr, backbone_lr_scale) -> None:
-    group = parser.add_argument_group("optimisation")
-    group.add_argument("--epochs", type=positive_int, default=epochs, help="passes over the training rows")
-    group.add_argument("--batch-size", type=positive_int, default=batch_size, help="samples per process and forward pass")
-    group.add_argument("--accum-steps", type=positive_int, default=1,
-                       help="forward passes per optimizer step; more of them and a smaller --batch-size need less memory")
-    group.add_argument("--lr", type=float, default=lr, help="peak learning rate of everything but the backbone")
-    group.add_argument("--backbone-lr-scale", type=float, default=backbone_lr_scale,
-                       help="the backbone learns at this multiple of --lr")
-    group.add_argument("--weight-decay", type=float, default=0.01, help="AdamW's decoupled weight decay")
-    group.add_argument("--warmup-steps", type=int, default=None,
-                       help="optimizer steps of linear warm-up before the cosine; without it 5 %% of all, at most 200")
-    group.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradient; 0 turns clipping off")
-    group.add_argument("--amp", choices=("bf16", "off"), default=None,
-                       help="mixed precision; without it bf16 where the hardware multiplies it natively")
-    group.add_argument("--augment", action=BooleanOptionalAction, default=True,
-                       help="vary the training pictures (never a flip: it would swap LAO and RAO)")
-    group.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation; same seed, same run")
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--epochs", type=positive_int, default=epochs, help="passes over the training rows")
+    add("--batch-size", type=positive_int, default=batch_size, help="samples per process and forward pass")
+    add("--accum-steps", type=positive_int, default=1,
+        help="forward passes per optimizer step; more of them and a smaller --batch-size need less memory")
+    add("--lr", type=float, default=lr, help="peak learning rate of everything but the backbone")
+    add("--backbone-lr-scale", type=float, default=backbone_lr_scale,
+        help="the backbone learns at this multiple of --lr")
+    add("--weight-decay", type=float, default=0.01, help="AdamW's decoupled weight decay")
+    add("--warmup-steps", type=int, default=None,
+        help="optimizer steps of linear warm-up before the cosine; without it 5 %% of all, at most 200")
+    add("--clip", type=float, default=1.0, help="largest norm of the gradient; 0 turns clipping off")
+    add("--amp", choices=("bf16", "off"), default=None,
+        help="mixed precision; without it bf16 where the hardware multiplies it natively")
+    add("--augment", action=BooleanOptionalAction, default=True,
+        help="vary the training pictures (never a flip: it would swap LAO and RAO)")
+    add("--seed", type=int, default=0, help="of weights, order and augmentation; same seed, same run")
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("run")
-    group.add_argument("--checkpoint-dir", type=Path, default=Path("checkpoints"), help="where everything is written")
-    group.add_argument("--init-from", type=Path, default=None, help="start from the weights of this checkpoint (all must fit)")
-    group.add_argument("--resume", action=BooleanOptionalAction, default=False,
-                       help="go on from the very step of the latest checkpoint in --checkpoint-dir; start if there is none")
-    group.add_argument("--save-every", type=positive_int, default=50,
-                       help="also save every so many optimizer steps; a killed run loses at most these")
-    group.add_argument("--eval-every", type=positive_int, default=1, help="validate every so many epochs, and after the last")
-    group.add_argument("--dry-run", action=BooleanOptionalAction, default=False,
-                       help="two steps of training and two batches of validation, then out; writes nothing")
-    group.add_argument("--eval-only", action=BooleanOptionalAction, default=False,
-                       help="validate --init-from on --eval-split, write the metrics and stop")
-    group.add_argument("--eval-split", choices=("val", "train", "all"), default="val", help="rows for --eval-only")
+    add = parser.add_argument_group("run").add_argument
+    add("--checkpoint-dir", type=Path, default=Path("checkpoints"), help="where everything is written")
+    add("--init-from", type=Path, default=None,
+        help="start from the weights of this checkpoint; all must fit")
+    add("--resume", action=BooleanOptionalAction, default=False,
+        help="go on from the very step of the latest checkpoint in --checkpoint-dir; start if there is none")
+    add("--save-every", type=positive_int, default=50,
+        help="also save every so many optimizer steps; a killed run loses at most these")
+    add("--eval-every", type=positive_int, default=1,
+        help="validate every so many epochs, and after the last")
+    add("--dry-run", action=BooleanOptionalAction, default=False,
+        help="two steps of training and two batches of validation, then out; writes nothing")
+    add("--eval-only", action=BooleanOptionalAction, default=False,
+        help="validate --init-from on --eval-split, write the metrics and stop")
+    add("--eval-split", choices=("val", "train", "all"), default="val", help="rows for --eval-only")
 
 
 def _add_machine_arguments(parser: argparse.ArgumentParser, master_port: int) -> None:
     group = parser.add_argument_group("machine")
     add_device_argument(group)
-    group.add_argument("--num-workers", type=int, default=None,
-                       help="processes per rank that load pictures; without it the cores to spare, at most 4; 0 loads in "
-                            "the training process")
-    group.add_argument("--world-size", type=positive_int, default=None,
-                       help="training processes; without it one per GPU, one on a CPU")
-    group.add_argument("--master-port", type=int, default=None,
-                       help=f"TCP port where the processes meet; without it {master_port}, or a free one if that is taken")
-    group.add_argument("--ddp-backend", choices=("gloo", "nccl"), default="gloo",
-                       help="how gradients travel; gloo works everywhere, Windows too; nccl is faster on Linux GPUs")
+    add = group.add_argument
+    add("--num-workers", type=int, default=None,
+        help="processes per rank that load pictures; without it the cores to spare, at most 4; 0 loads in "
+             "the training process")
+    add("--world-size", type=positive_int, default=None,
+        help="training processes; without it one per GPU, one on a CPU")
+    add("--master-port", type=int, default=None,
+        help=f"TCP port where the processes meet; without it {master_port}, or a free one if that is taken")
+    add("--ddp-backend", choices=("gloo", "nccl"), default="gloo",
+        help="how gradients travel; gloo works everywhere, Windows too; nccl is faster on Linux GPUs")
 
 
 def positive_int(text: str) -> int:

@@ -1,13 +1,13 @@
 """Checkpoints: one dict of tensors and plain values that `torch.load(path, weights_only=True)` opens.
 
-Keys: `format`, `stage`, `epoch`, `global_step`, `model`, `optimizer`, `scheduler`, `rng`, `sampler`, `metrics`,
-`config`, `classes`, `parent`. Names in `model` carry no `module.`. A checkpoint never holds code, so loading one from
-elsewhere runs none.
+Keys: `format`, `stage`, `epoch`, `global_step`, `model`, `optimizer`, `scheduler`, `rng`, `sampler`,
+`metrics`, `config`, `classes`, `parent`. Names in `model` carry no `module.`. A checkpoint never holds code,
+so loading one from elsewhere runs none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +40,19 @@ def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of this project onto the CPU, without running any code in it.
 
-    Raises CheckpointError when the file is missing, damaged, not a checkpoint of this project, or from a newer version.
+    Raises CheckpointError when the file is missing, damaged, not a checkpoint of this project, or from a
+    newer version.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint. Give the path of a .pth file that a training run wrote.")
+        raise CheckpointError(f"{path}: no such checkpoint. Give a .pth file that a training run wrote.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here: zip, pickle, EOF, runtime, unicode ...
         raise CheckpointError(
             f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {_first_line(error)}). "
-            f"It is {path.stat().st_size} bytes; a copy or download may have been cut short. Copy it again, or go on "
-            "from another one (the best checkpoint beside it, with --init-from)."
+            f"It has {path.stat().st_size} bytes; a copy or download may have been cut short. Copy it again, "
+            "or go on from another one (the best checkpoint beside it, with --init-from)."
         ) from error
     _check_layout(path, checkpoint)
     return checkpoint
@@ -60,8 +61,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor], *, source: str | Path) -> None:
     """Copy every tensor of `state` into `model`; all names and shapes must agree, or nothing is loaded.
 
-    Buffers computed from the image size (`freqs_cis`) keep the model's own values. Raises CheckpointError naming
-    the missing, unexpected and misshapen tensors.
+    Buffers computed from the image size (`freqs_cis`) keep the model's own values. Raises CheckpointError
+    naming the missing, unexpected and misshapen tensors.
     """
     own = {name: value for name, value in model.state_dict().items() if not _is_rebuilt(name)}
     given = {name: value for name, value in state.items() if not _is_rebuilt(name)}
@@ -73,10 +74,11 @@ def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor], *, s
         if own[name].shape != given[name].shape
     ]
     if missing or unexpected or misshapen:
-        report = [_list_names("missing", missing), _list_names("unexpected", unexpected), _list_names("shape", misshapen)]
+        lists = {"missing": missing, "unexpected": unexpected, "shape": misshapen}
+        report = "\n".join(_list_names(kind, names) for kind, names in lists.items() if names)
         raise CheckpointError(
-            f"{source}: its weights do not fit this model; nothing was loaded.\n" + "\n".join(filter(None, report))
-            + "\nGive the --backbone (and other model flags) that the checkpoint was trained with."
+            f"{source}: its weights do not fit this model; nothing was loaded.\n{report}"
+            "\nGive the --backbone (and other model flags) that the checkpoint was trained with."
         )
     model.load_state_dict(given, strict=False)
 
@@ -84,7 +86,8 @@ def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor], *, s
 def to_plain(value: Any, where: str = "checkpoint") -> Any:
     """Copy of nested `value` of tensors, None, bool, int, float, str, list, tuple and dict only.
 
-    Paths become str, numpy scalars Python numbers, numpy arrays tensors. Raises TypeError naming the entry else.
+    Paths become str, numpy scalars Python numbers, numpy arrays tensors. Raises TypeError naming the entry
+    else.
     """
     if isinstance(value, torch.Tensor):
         return value.detach()
@@ -105,7 +108,8 @@ def to_plain(value: Any, where: str = "checkpoint") -> Any:
 
 def _check_layout(path: Path, checkpoint: Any) -> None:
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint of this project.")
+        kind = type(checkpoint).__name__
+        raise CheckpointError(f"{path}: holds a {kind}, not a checkpoint of this project.")
     absent = [key for key in REQUIRED_KEYS if key not in checkpoint]
     if absent:
         raise CheckpointError(
@@ -114,7 +118,8 @@ def _check_layout(path: Path, checkpoint: Any) -> None:
         )
     if not isinstance(checkpoint["format"], int) or not 1 <= checkpoint["format"] <= FORMAT:
         raise CheckpointError(
-            f"{path}: checkpoint format {checkpoint['format']!r}; this version reads 1 to {FORMAT}. Update the project."
+            f"{path}: checkpoint format {checkpoint['format']!r}; this version reads 1 to {FORMAT}. "
+            "Update the project."
         )
 
 
@@ -122,10 +127,7 @@ def _is_rebuilt(name: str) -> bool:
     return name.rsplit(".", 1)[-1] in REBUILT_BUFFERS
 
 
-def _list_names(kind: str, names: Iterable[str], limit: int = 12) -> str:
-    names = list(names)
-    if not names:
-        return ""
+def _list_names(kind: str, names: list[str], limit: int = 12) -> str:
     more = f"\n    ... and {len(names) - limit} more" if len(names) > limit else ""
     return f"  {kind} ({len(names)}):\n    " + "\n    ".join(names[:limit]) + more
 

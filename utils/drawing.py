@@ -133,19 +133,20 @@ def gallery_figure(rows: Sequence[Sequence[np.ndarray | None]], column_titles: S
     rows: one picture per column, uint8/bool/float (H, W) or (H, W, 3); None leaves the cell empty.
     row_titles stand at the left of their rows (several lines are fine), captions below single pictures.
     legend: meaning -> RGB; None for none. cell_inches: side of a cell, at `DPI` pixels per inch.
-    room_above_inches: left free between title and pictures for axes of the caller's own. Raises ValueError when counts do not fit.
+    room_above_inches: left free between title and pictures for axes of the caller's own.
+    Raises ValueError when counts do not fit.
     """
     _check_gallery(rows, column_titles, row_titles, captions)
     header_inches = 0.35 + (0.35 if title else 0) + room_above_inches
     footer_inches = 0.45 if legend else 0.1
-    cell_height = cell_inches * (1.1 if captions else 1.03)
+    cell_height = cell_inches * (1.08 if captions else 1.03)
     left_inches = 0.5 if any(row_titles) else 0.05
     width = cell_inches * len(column_titles) + left_inches + 0.1
     height = cell_height * len(rows) + header_inches + footer_inches
     figure = Figure(figsize=(width, height), dpi=DPI)
     axes = figure.subplots(len(rows), len(column_titles), squeeze=False)
     figure.subplots_adjust(left=left_inches / width, right=1 - 0.05 / width, top=1 - header_inches / height,
-                           bottom=footer_inches / height, wspace=0.03, hspace=0.1 if captions else 0.03)
+                           bottom=footer_inches / height, wspace=0.03, hspace=0.08 if captions else 0.03)
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
             _draw_cell(axes[r][c], picture, captions[r][c] if captions else "", cell_inches)

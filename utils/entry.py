@@ -6,16 +6,17 @@ import contextlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from data.errors import DataError
 from engine import NonFiniteError
 from utils.checkpoint import CheckpointError
-from utils.distributed import RankError, Ranks, unwrap_model
+from utils.distributed import Ranks, unwrap_model
 from utils.interrupt import Interrupted
 from utils.loader import RowError
+from utils.spawn import RankError
 from utils.training_state import TrainingState
 
 # Their texts say what is wrong and what to do; a traceback would only hide that.
@@ -24,7 +25,7 @@ EXPLAINED_ERRORS = (DataError, CheckpointError, RankError, RowError, NonFiniteEr
 
 @contextlib.contextmanager
 def clean_exit() -> Iterator[None]:
-    """Leave with 0 when all went well, 1 and the text of an error that explains itself, 130 or 143 when stopped."""
+    """Leave with 0, with 1 and the text of an error that explains itself, or with 130 or 143 when stopped."""
     try:
         yield
     except Interrupted as interrupted:
@@ -41,21 +42,37 @@ def command_line() -> str:
 
 
 def describe_start(
-    state: TrainingState, ranks: Ranks, device: torch.device, amp: str, amp_reason: str, tables: dict, epochs: int
+    state: TrainingState,
+    ranks: Ranks,
+    device: torch.device,
+    amp: str,
+    amp_reason: str,
+    tables: dict,
+    epochs: int,
 ) -> str:
     """What is about to be trained, on what, with what: the lines to read before walking away.
 
     tables: split name to a table with `patient_id`.
     """
     parameters = list(unwrap_model(state.model).parameters())
-    total, trained = (sum(p.numel() for p in some) for some in (parameters, filter(lambda p: p.requires_grad, parameters)))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads each"
-    data = ", ".join(f"{split} {len(table)} rows of {table['patient_id'].nunique()} patients" for split, table in tables.items())
-    sampler = state.sampler
+    total = sum(parameter.numel() for parameter in parameters)
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    threads = f"{torch.get_num_threads()} threads each"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
+    patients = {split: table["patient_id"].nunique() for split, table in tables.items()}
+    data = [f"{split} {len(tables[split])} rows of {number} patients" for split, number in patients.items()]
+    sampler, processes = state.sampler, f"{ranks.world_size} process{'es' if ranks.world_size > 1 else ''}"
     return "\n".join([
-        f"device: {device.type} ({name}), {ranks.world_size} process{'es' * (ranks.world_size > 1)}, amp {amp} ({amp_reason})",
+        f"device: {device.type} ({name}), {processes}, amp {amp} ({amp_reason})",
         f"model: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained",
-        f"data: {data}",
-        f"training: {epochs} epochs of {sampler.steps_per_epoch} steps; effective batch {sampler.samples_per_step} = "
-        f"{ranks.world_size} processes x {sampler.batch_size} samples x {sampler.accum_steps} accumulation",
+        f"data: {', '.join(data)}",
+        f"training: {epochs} epochs of {sampler.steps_per_epoch} steps; effective batch "
+        f"{sampler.samples_per_step} = {processes} x {sampler.batch_size} samples x "
+        f"{sampler.accum_steps} passes",
     ])
+
+
+def describe_epoch(line: Mapping, shown: Sequence[str], is_best: bool) -> str:
+    """One line of an epoch that has just been finished: those of the fields `shown` that its history has."""
+    values = "  ".join(f"{name} {line[name]:.4f}" for name in shown if name in line)
+    return f"epoch {line['epoch']}: {values}{'  (best so far)' if is_best else ''}"

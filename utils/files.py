@@ -1,7 +1,8 @@
 """Write a file so that nobody ever sees half of it.
 
-Everything goes to a temporary file beside the target, is flushed to the disk, and takes the target's name in one
-`os.replace`. A reader finds the old file or the new one; a crash, a full disk or a second Ctrl-C leaves the old one.
+Everything goes to a temporary file beside the target, is flushed to the disk, and takes the target's name in
+one `os.replace`. A reader finds the old file or the new one; a crash, a full disk or a second Ctrl-C leaves
+the old one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-# Windows refuses to replace a file that another process holds open (a viewer, a virus scanner); such holds are short.
+# Windows refuses to replace a file that another process holds open (a viewer, a virus scanner); such holds
+# are short.
 REPLACE_TRIES = 20
 REPLACE_WAIT_S = 0.25
 

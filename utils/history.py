@@ -22,7 +22,7 @@ def write_history(path: str | Path, lines: Sequence[Mapping]) -> None:
 
 
 def read_history(path: str | Path) -> list[dict]:
-    """The epochs in `path`, in order; empty when the file does not exist. Raises ValueError naming a damaged line."""
+    """The epochs in `path`, in order; empty without the file. ValueError names a damaged line."""
     path = Path(path)
     if not path.is_file():
         return []
@@ -31,7 +31,7 @@ def read_history(path: str | Path) -> list[dict]:
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not a JSON object ({error}); delete that line") from error
+            raise ValueError(f"{path}, line {number}: not JSON ({error}); delete that line") from error
     return lines
 
 
@@ -57,7 +57,8 @@ def _plot_panel(axes, title: str, fields: Sequence[str], lines: Sequence[Mapping
     for field in fields:
         points = [(line["epoch"], line[field]) for line in lines if _is_number(line.get(field))]
         if points:
-            axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 15 else "", markersize=3, label=field)
+            marker = "o" if len(points) < 15 else ""
+            axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, label=field)
     axes.set(title=title, xlabel="epoch")
     axes.grid(alpha=0.3)
     if axes.lines:

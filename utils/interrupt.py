@@ -11,9 +11,11 @@ import sys
 import threading
 import time
 
-# A terminal sends Ctrl-C to every process of the job and the parent forwards it too; both arrive within this time.
+# A terminal sends Ctrl-C to every process of the job and the parent forwards it too; both arrive within this
+# time.
 SAME_REQUEST_S = 1.0
-# How long a loader process goes on serving after SIGTERM, so that its training process can reach the next step.
+# How long a loader process goes on serving after SIGTERM, so that its training process can reach the next
+# step.
 WORKER_GRACE_S = 20.0
 
 # SIGBREAK (Ctrl-Break) is what Windows has beside SIGINT; its SIGTERM cannot be caught.

@@ -49,7 +49,8 @@ def build_loader(
         collate_fn=collate,
         pin_memory=device.type == "cuda",
         worker_init_fn=_start_worker,
-        # Otherwise every pass would draw from the global random numbers, and a resumed epoch once more than another.
+        # Otherwise every pass would draw from the global random numbers, and a resumed epoch once more than
+        # another.
         generator=torch.Generator(),
     )
 

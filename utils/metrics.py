@@ -1,8 +1,8 @@
 """Scores of a vessel mask against a label, and their confidence intervals over patients.
 
-All masks are bool numpy arrays (H, W) at the frame's own size. Two empty masks agree: Dice, IoU and clDice are 1 and
-HD95 is 0. One empty mask against a filled one: Dice, IoU and clDice are 0 and HD95 is the length of the image
-diagonal, the largest distance that two pixels of the image can have.
+All masks are bool numpy arrays (H, W) at the frame's own size. Two empty masks agree: Dice, IoU and clDice
+are 1 and HD95 is 0. One empty mask against a filled one: Dice, IoU and clDice are 0 and HD95 is the length of
+the image diagonal, the largest distance that two pixels of the image can have.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def iou(prediction: np.ndarray, label: np.ndarray) -> float:
 
 
 def cldice(prediction: np.ndarray, label: np.ndarray) -> float:
-    """Centreline Dice of two bool (H, W) masks, in [0, 1]: are the vessels connected alike, whatever their width?
+    """Centreline Dice of two bool (H, W) masks, in [0, 1]: are the vessels connected alike, whatever their
+    width?
 
     Harmonic mean of the share of P's skeleton inside L and of L's skeleton inside P (Shit et al., CVPR 2021).
     """
@@ -43,14 +44,15 @@ def cldice(prediction: np.ndarray, label: np.ndarray) -> float:
     prediction, label = _crop_to_content(prediction, label)
     precision = label[skeletonize(prediction)].mean()
     sensitivity = prediction[skeletonize(label)].mean()
-    return 0.0 if precision + sensitivity == 0 else float(2 * precision * sensitivity / (precision + sensitivity))
+    total = precision + sensitivity
+    return 0.0 if total == 0 else float(2 * precision * sensitivity / total)
 
 
 def hd95_px(prediction: np.ndarray, label: np.ndarray) -> float:
     """95th percentile Hausdorff distance between the edges of two bool (H, W) masks, in pixels.
 
-    The larger of the two directed 95th percentiles, as in `monai.metrics.compute_hausdorff_distance`, which a test
-    compares it with; found with a k-d tree over edge pixels, without a distance map of the whole image.
+    The larger of the two directed 95th percentiles, as in `monai.metrics.compute_hausdorff_distance`, which a
+    test compares it with; found with a k-d tree over edge pixels, without a distance map of the whole image.
     """
     _check_masks(prediction, label)
     if not prediction.any() or not label.any():
@@ -62,7 +64,7 @@ def hd95_px(prediction: np.ndarray, label: np.ndarray) -> float:
 
 
 def mask_scores(prediction: np.ndarray, label: np.ndarray, suffix: str) -> dict[str, float]:
-    """All four scores of two bool (H, W) masks, named `dice_<suffix>`, `iou_...`, `cldice_...`, `hd95_px_...`."""
+    """The four scores of two bool (H, W) masks: `dice_<suffix>`, `iou_...`, `cldice_...`, `hd95_px_...`."""
     return {
         f"dice_{suffix}": dice(prediction, label),
         f"iou_{suffix}": iou(prediction, label),
@@ -78,10 +80,11 @@ def bootstrap_ci(
     resamples: int = BOOTSTRAP_RESAMPLES,
     seed: int = BOOTSTRAP_SEED,
 ) -> tuple[float, float]:
-    """95 % interval of the mean of `values` (n,), resampling whole patients, not frames: `groups` (n,) names them.
+    """95 % interval of the mean of `values` (n,), resampling whole patients, not frames: `groups` (n,) names
+    them.
 
-    Frames of one patient are alike, so resampling frames would claim more certainty than there is. NaN values are left
-    out. Returns (low, high), both nan without a value. Same input, same interval.
+    Frames of one patient are alike, so resampling frames would claim more certainty than there is. NaN values
+    are left out. Returns (low, high), both nan without a value. Same input, same interval.
     """
     values = np.asarray(values, dtype=np.float64)
     known = ~np.isnan(values)
@@ -96,14 +99,15 @@ def bootstrap_ci(
     return float(low), float(high)
 
 
-def summarise_records(records: Sequence[Mapping[str, float]], groups: Sequence) -> dict[str, object]:
+def summarise_records(records: Sequence[Mapping[str, float]], patients: Sequence) -> dict[str, object]:
     """Means over frames of every field of `records` (all but `row`), each with `<field>_ci95` = [low, high].
 
-    groups: patient of each record. A field that a frame lacks (no true mask) is averaged over the frames that have
-    it. Adds `n_patients` and `n_frames`. Empty input gives the two counts alone.
+    patients: patient of each row of the data set, so of a record `patients[record["row"]]`. A field that a
+    frame lacks (no true mask) is averaged over the frames that have it. Adds `n_patients` and `n_frames`.
     """
     fields = sorted({field for record in records for field in record} - {"row"})
-    summary: dict[str, object] = {"n_patients": len({str(group) for group in groups}), "n_frames": len(records)}
+    groups = [str(patients[int(record["row"])]) for record in records]
+    summary: dict[str, object] = {"n_patients": len(set(groups)), "n_frames": len(records)}
     for field in fields:
         values = np.array([record.get(field, np.nan) for record in records], dtype=np.float64)
         summary[field] = float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
@@ -122,7 +126,8 @@ def format_summary(summary: Mapping[str, object]) -> str:
 
 
 def _check_masks(prediction: np.ndarray, label: np.ndarray) -> None:
-    if prediction.dtype != bool or label.dtype != bool or prediction.ndim != 2 or prediction.shape != label.shape:
+    are_masks = prediction.dtype == label.dtype == bool and prediction.ndim == 2
+    if not are_masks or prediction.shape != label.shape:
         raise ValueError(
             f"two bool masks of one (H, W) are needed, got {prediction.dtype} {prediction.shape} "
             f"and {label.dtype} {label.shape}"
@@ -130,7 +135,7 @@ def _check_masks(prediction: np.ndarray, label: np.ndarray) -> None:
 
 
 def _crop_to_content(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks cut to the box around either, with one empty pixel about it, so that skeletons stay the same."""
+    """Both masks cut to the box around either, one empty pixel about it, so that skeletons stay the same."""
     either = np.pad(prediction | label, 1)
     rows, columns = np.flatnonzero(either.any(axis=1)), np.flatnonzero(either.any(axis=0))
     box = np.s_[rows[0] - 1 : rows[-1] + 2, columns[0] - 1 : columns[-1] + 2]

@@ -46,8 +46,11 @@ def predict_vessels(model: nn.Module, frame: np.ndarray, *, view_deg: Sequence[f
     """Return the vessel probability of each pixel of a frame, float32 (H, W) in [0, 1].
 
     frame: uint8 (H, W, 3); view_deg: (primary, secondary), LAO and cranial positive, nan = unknown; scales:
-    the picture is seen at each of these magnifications about its centre, and the logits are averaged.
+    the picture is seen at each of these magnifications about its centre, and the logits are averaged where
+    it is seen. Raises ValueError when none of them shows the whole picture (1 or less).
     """
+    if min(scales) > 1:
+        raise ValueError(f"scales are {tuple(scales)}; at least one must be 1 or less to show the whole picture")
     image = network_image(frame, image_size)
     views = _view_tensor(view_deg, device)
     total = np.zeros((image_size, image_size), np.float32)

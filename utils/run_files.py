@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.checkpoint import save_checkpoint
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.distributed import Ranks
 from utils.files import write_text_atomic
 from utils.history import save_curves, to_json, write_history
@@ -49,9 +49,19 @@ class RunFiles:
         """Raise FileExistsError when a run lies here already."""
         if self.latest.exists():
             raise FileExistsError(
-                f"{self.latest} is of an earlier run. Add --resume to go on with it, or give another --checkpoint-dir, "
-                "or delete it to start over."
+                f"{self.latest} is of an earlier run. Add --resume to go on with it, or give another "
+                "--checkpoint-dir, or delete it to start over."
             )
+
+    def resume(self, state: TrainingState, ranks: Ranks) -> str:
+        """Go on from `latest` if there is one; returns what happened, in words."""
+        if not self.latest.exists():
+            return f"--resume: {self.latest} does not exist yet; starting from the beginning"
+        notes = state.restore(load_checkpoint(self.latest), ranks, source=str(self.latest))
+        progress = state.progress
+        done = f"epoch {progress.epoch + 1}, {progress.samples_done} of its samples done"
+        text = f"going on from {self.latest}: {done}"
+        return "\n".join([text, *(f"not as it was, so other bits will follow: {note}" for note in notes)])
 
     def save_latest(self, state: TrainingState, ranks: Ranks) -> None:
         """Write the whole state; all ranks must call it."""

@@ -1,8 +1,10 @@
-"""Which rank sees which sample when: a pure function of seed, epoch and position, so that a run can be resumed.
+"""Which rank sees which sample when: a pure function of seed, epoch and position, so that a run can be
+resumed.
 
-An epoch's permutation is dealt into global batches of `world_size * batch_size * accum_steps` samples, one per
-optimizer step. Within it every rank gets the same number of micro-batches; where a rank has no real sample left it
-gets one padding sample of weight 0, so that no rank waits for another for ever. Nothing is dropped or seen twice.
+An epoch's permutation is dealt into global batches of `world_size * batch_size * accum_steps` samples, one
+per optimizer step. Within it every rank gets the same number of micro-batches; where a rank has no real
+sample left it gets one padding sample of weight 0, so that no rank waits for another for ever. Nothing is
+dropped or seen twice.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ class MicroBatch:
 class TrainingSampler:
     """Batch sampler of one rank, for `DataLoader(batch_sampler=...)`: yields lists of `(index, epoch)` keys.
 
-    Call `start(epoch, samples_done)` before each pass: samples that the epoch has seen are skipped without being
-    loaded, whatever the number of ranks that saw them.
+    Call `start(epoch, samples_done)` before each pass: samples that the epoch has seen are skipped without
+    being loaded, whatever the number of ranks that saw them.
     """
 
     def __init__(
@@ -97,8 +99,8 @@ class TrainingSampler:
 class EvaluationSampler:
     """Batch sampler of one rank for validation: every row exactly once over all ranks.
 
-    Whole batches are dealt in turn, so that a batch has the same rows whatever the number of ranks. `limit` keeps the
-    first batches of each rank only (a dry run).
+    Whole batches are dealt in turn, so that a batch has the same rows whatever the number of ranks. `limit`
+    keeps the first batches of each rank only (a dry run).
     """
 
     def __init__(

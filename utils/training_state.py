@@ -15,10 +15,11 @@ from utils.checkpoint import CheckpointError, load_weights
 from utils.distributed import Ranks, unwrap_model
 from utils.sampler import TrainingSampler
 
-# What may differ between a run and its continuation: where things lie and run, how long, and what is said below.
+# What may differ between a run and its continuation: where things lie and run, how long, and what is said
+# below.
 FREE_SETTINGS = frozenset(
-    "command data_csv data_root path_map sam3_checkpoint random_init checkpoint_dir init_from resume dry_run eval_only "
-    "eval_split device num_workers master_port ddp_backend save_every eval_every".split()
+    "command data_csv data_root path_map sam3_checkpoint random_init checkpoint_dir init_from resume dry_run "
+    "eval_only eval_split device num_workers master_port ddp_backend save_every eval_every".split()
 )
 # May differ too, but the run then takes another course than it would have; that is said.
 NOTED_SETTINGS = frozenset("epochs batch_size accum_steps world_size amp warmup_steps".split())
@@ -52,7 +53,8 @@ class Progress:
 class TrainingState:
     """A run in progress. `model` may be wrapped for several ranks; `stage` names it in its files.
 
-    config: plain settings of the run. classes: names of the model's outputs. parent: what it was started from.
+    config: plain settings of the run. classes: names of the model's outputs. parent: what it was started
+    from.
     """
 
     stage: str
@@ -97,8 +99,8 @@ class TrainingState:
     def restore(self, checkpoint: Mapping[str, Any], ranks: Ranks, *, source: str) -> list[str]:
         """Go on from `checkpoint`; returns what is not as it was, in words (empty: the same bits follow).
 
-        Raises CheckpointError for another stage, for settings that make it another run, and for a checkpoint of
-        weights alone.
+        Raises CheckpointError for another stage, for settings that make it another run, and for a checkpoint
+        of weights alone.
         """
         check_same_run(checkpoint, self.stage, self.config, source)
         load_weights(unwrap_model(self.model), checkpoint["model"], source=source)
@@ -110,13 +112,16 @@ class TrainingState:
             _set_random_state(checkpoint["rng"][ranks.rank])
         return notes
 
-    def finish_epoch(self, metrics: Mapping[str, Any] | None, *, best_metric: str, lower_is_better: bool = False) -> bool:
-        """Close the epoch with its validation `metrics` (None: not validated); True if it is the best so far."""
+    def finish_epoch(
+        self, metrics: Mapping[str, Any] | None, *, best_metric: str, lower_is_better: bool = False
+    ) -> bool:
+        """Close the epoch with its validation `metrics` (None: not validated); True if the best so far."""
         progress = self.progress
         progress.metrics = dict(metrics) if metrics is not None else progress.metrics
         is_best = metrics is not None and self._is_better(metrics[best_metric], lower_is_better)
         if is_best:
-            progress.best = {"metric": best_metric, "value": metrics[best_metric], "epoch": progress.epoch + 1}
+            value = metrics[best_metric]
+            progress.best = {"metric": best_metric, "value": value, "epoch": progress.epoch + 1}
         progress.history.append(self._history_line(metrics or {}))
         progress.epoch += 1
         progress.samples_done, progress.seen, progress.seconds, progress.sums = 0, 0, 0.0, {}
@@ -145,8 +150,9 @@ class TrainingState:
     def _restore_schedule(self, checkpoint: Mapping[str, Any]) -> None:
         self.scheduler.load_state_dict(checkpoint["scheduler"])
         # Steps may be of another size now: the schedule goes by the samples seen.
-        done = self.progress.epoch * self.sampler.steps_per_epoch
-        self.scheduler.last_epoch = done + math.ceil(self.progress.samples_done / self.sampler.samples_per_step)
+        sampler, progress = self.sampler, self.progress
+        steps_of_epoch = math.ceil(progress.samples_done / sampler.samples_per_step)
+        self.scheduler.last_epoch = progress.epoch * sampler.steps_per_epoch + steps_of_epoch
         factor = self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
         for group, base_lr in zip(self.optimizer.param_groups, self.scheduler.base_lrs, strict=True):
             group["lr"] = base_lr * factor
@@ -159,7 +165,7 @@ def build_optimizer(groups: list[dict], device: torch.device) -> torch.optim.Ada
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, *, steps: int, warmup_steps: int | None) -> LambdaLR:
-    """Linear warm-up, then a cosine to zero at `steps`, one call a step; None warms up 5 % of them, at most 200."""
+    """Linear warm-up, then a cosine to zero at `steps`, one call a step; None warms up 5 %, at most 200."""
     if warmup_steps is None:
         warmup_steps = min(DEFAULT_WARMUP_MAX, round(DEFAULT_WARMUP_SHARE * steps))
 
@@ -173,28 +179,32 @@ def build_schedule(optimizer: torch.optim.Optimizer, *, steps: int, warmup_steps
 
 
 def check_same_run(checkpoint: Mapping[str, Any], stage: str, config: Mapping[str, Any], source: str) -> None:
-    """Raise CheckpointError unless `checkpoint` is a resumable one of `stage` with the settings of `config`."""
+    """CheckpointError unless `checkpoint` can be resumed as `stage` with the settings of `config`."""
     if checkpoint["stage"] != stage:
         raise CheckpointError(f"{source}: a checkpoint of stage {checkpoint['stage']!r}, not of {stage!r}")
     if checkpoint.get("progress") is None or checkpoint.get("optimizer") is None:
-        raise CheckpointError(f"{source}: holds weights only and cannot be resumed; start from it with --init-from")
+        raise CheckpointError(f"{source}: holds weights only, to start from with --init-from, not to resume")
     saved = checkpoint["config"]
-    free = FREE_SETTINGS | NOTED_SETTINGS
-    differing = [name for name in config if name in saved and name not in free and saved[name] != config[name]]
+    compared = (config.keys() & saved.keys()) - FREE_SETTINGS - NOTED_SETTINGS
+    differing = sorted(name for name in compared if saved[name] != config[name])
     if differing:
-        lines = [f"  --{name.replace('_', '-')}: saved {saved[name]}, given {config[name]}" for name in differing]
+        flags = {name: "--" + name.replace("_", "-") for name in differing}
+        lines = [f"  {flag}: saved {saved[name]}, given {config[name]}" for name, flag in flags.items()]
         raise CheckpointError(
             f"{source} is of a run with other settings:\n" + "\n".join(lines)
             + "\nGive the saved values to go on with it, or another --checkpoint-dir to start anew."
         )
 
 
-def compare_settings(checkpoint: Mapping[str, Any], config: Mapping[str, Any], sampler: TrainingSampler) -> list[str]:
+def compare_settings(
+    checkpoint: Mapping[str, Any], config: Mapping[str, Any], sampler: TrainingSampler
+) -> list[str]:
     """What may differ on resuming but changes the course of the run, in words."""
     saved = {**checkpoint["config"], **checkpoint["sampler"]}
     now = {**config, **_sampler_settings(sampler)}
     names = sorted((NOTED_SETTINGS | checkpoint["sampler"].keys()) & now.keys() & saved.keys())
-    return [f"{name.replace('_', ' ')} {saved[name]} -> {now[name]}" for name in names if saved[name] != now[name]]
+    changed = [name for name in names if saved[name] != now[name]]
+    return [f"{name.replace('_', ' ')} {saved[name]} -> {now[name]}" for name in changed]
 
 
 def _sampler_settings(sampler: TrainingSampler) -> dict[str, Any]:

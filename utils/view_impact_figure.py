@@ -20,7 +20,9 @@ _TICKS = [f"{angle:+.0f}" if angle else "0" for angle in BIN_CENTRES_DEG]
 
 
 def judge(figures: Mapping, grid: Mapping[str, np.ndarray], summary: Mapping) -> dict:
-    """Return the verdict: `level` (`nearly blind`, `slightly sensitive`, `sensitive`) and `sentences` that say why.
+    """Return the verdict in words, with the measured numbers and the thresholds that it follows from.
+
+    Keys: `level` (`nearly blind`, `slightly sensitive`, `sensitive`), `true_angles` (what they are worth), `sentences`.
 
     figures: of `describe_similarity`; grid: `dice`, `change`, float64 (frames, 9, 9); summary: of
     `summarise_conditions`.
@@ -28,20 +30,23 @@ def judge(figures: Mapping, grid: Mapping[str, np.ndarray], summary: Mapping) ->
     overlap = float(grid["dice"].mean())
     level = ("nearly blind" if overlap >= NEARLY_BLIND_DICE
              else "slightly sensitive" if overlap >= SENSITIVE_DICE else "sensitive")
-    conclusion = f"Verdict: predictions are {level} to the view angles"
+    gain = _judge_gain(summary)
     if level == "nearly blind":
-        conclusion += ", as is to be expected of phase 1: a vessel looks like a vessel from every side"
-    return {"level": level, "sentences": [conclusion + ".", _judge_predictions(overlap, grid), _judge_gain(summary),
-                                          _judge_embeddings(figures)]}
+        conclusion = ("Verdict: predictions are nearly blind to the view angles, as is to be expected of phase 1: "
+                      "a vessel looks like a vessel from every side.")
+    else:
+        conclusion = f"Verdict: predictions are {level} to the view angles; {gain['meaning']}."
+    return {"level": level, "true_angles": gain["meaning"],
+            "sentences": [conclusion, _judge_predictions(overlap, grid), gain["sentence"], _judge_embeddings(figures)]}
 
 
 def _judge_predictions(overlap: float, grid: Mapping[str, np.ndarray]) -> str:
-    return (f"Masks at the 81 angles agree with that at the true angle with Dice {overlap:.4f} on average, "
+    return (f"Masks at the 81 angles agree with that at the true angle with Dice {overlap:.5f} on average, "
             f"{grid['dice'].min():.4f} at worst ({NEARLY_BLIND_DICE} or more is called nearly blind, below "
             f"{SENSITIVE_DICE} sensitive); probabilities change by {grid['change'].mean():.5f} on average.")
 
 
-def _judge_gain(summary: Mapping) -> str:
+def _judge_gain(summary: Mapping) -> dict[str, str]:
     name = "truth" if "truth" in summary else "deepsa"
     shuffled = summary[name]["shuffled"]
     gain, (low, high) = -shuffled["minus_true"], sorted(-value for value in shuffled["minus_true_ci95"])
@@ -52,8 +57,9 @@ def _judge_gain(summary: Mapping) -> str:
         meaning = "other patients' angles do better than the true ones: check the angles in the data"
     else:
         meaning = "no use of the true angles can be measured"
-    return (f"True angles against those of other patients: {LABEL_TITLES[name]} {gain:+.4f} (95 % interval "
-            f"{low:+.4f} to {high:+.4f}, over patients): {meaning}.")
+    sentence = (f"True angles against those of other patients: {LABEL_TITLES[name]} {gain:+.4f} (95 % interval "
+                f"{low:+.4f} to {high:+.4f}, over patients): {meaning}.")
+    return {"meaning": meaning, "sentence": sentence}
 
 
 def _judge_embeddings(figures: Mapping) -> str:
