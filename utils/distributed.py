@@ -113,6 +113,9 @@ def wrap_model(model: torch.nn.Module, ranks: Ranks, device: torch.device) -> to
     """
     if ranks.world_size == 1:
         return model
+    # Said of 1 x 1 convolutions in channels-last models, where the strides that differ are of sides of length
+    # 1.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     with warnings.catch_warnings():
         # Newer torch wants another name, under which complex buffers would be sent once after all.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
