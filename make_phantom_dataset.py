@@ -1,7 +1,7 @@
 """Make a data set of simulated coronary angiograms with exact truth, in the user's own format.
 
     python make_phantom_dataset.py --out data_phantom
-    python make_phantom_dataset.py --out data_phantom --patients 300 --image-size 1016  # 748 rows, as the user's
+    python make_phantom_dataset.py --out data_phantom --patients 300 --image-size 1016  # 748 rows
 
 Writes DIR/dataset.csv (the user's columns, relative paths), cines, contours JSON, segment masks, DeepSA-like
 labels, and beside them what real data never has: the true vessel mask, CASS map and lesions of every analysed

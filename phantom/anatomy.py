@@ -37,9 +37,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One patient's vessels before branching: segments by name, the middle of the heart and its apex (3,) in
-    mm.
-    """
+    """One patient's vessels before branching: segments by name, the heart's middle and apex (3,) in mm."""
 
     segments: dict[str, Segment]
     heart_mm: np.ndarray
@@ -65,8 +63,7 @@ def load_anatomy() -> dict[str, Segment]:
 
 
 def vary_anatomy(side: str, rng: np.random.Generator) -> Anatomy:
-    """Another patient: size, turn, smooth bends of space that move neighbouring vessels alike, and diameters.
-    """
+    """Another patient: size, turn, diameters, and bends of space that move neighbouring vessels alike."""
     woman = WOMEN_SMALLER if rng.random() < WOMEN else 1.0
     caliber = float(np.clip(rng.normal(1, DIAMETER_SPREAD[side]), 0.75, 1.3)) * woman
     turn = Rotation.from_euler("xyz", rng.normal(0, TURN_DEG, 3), degrees=True).as_matrix()
@@ -91,8 +88,6 @@ def vary_anatomy(side: str, rng: np.random.Generator) -> Anatomy:
 
 
 def sphere_center(points: np.ndarray) -> np.ndarray:
-    """Least-squares centre of the sphere on which points (n, 3) lie: for coronary vessels, the middle of the
-    heart.
-    """
+    """Least-squares centre of the sphere through points (n, 3): for vessels, the middle of the heart."""
     matrix = np.column_stack([2 * points, np.ones(len(points))])
     return np.linalg.lstsq(matrix, (points**2).sum(axis=1), rcond=None)[0][:3]

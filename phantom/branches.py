@@ -1,6 +1,4 @@
-"""Small branches that real trees have and CASS does not number (and a few that it does: acute marginal,
-septals).
-"""
+"""Small branches that CASS does not number, and a few that it does (acute marginal, septals)."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ OUT, IN, SIDE = "out", "in", "side"  # away from the heart's middle, into the se
 
 @dataclass(frozen=True)
 class Kind:
-    """Branches of one kind on one parent: how many, where along it (0-1), how thick and long (mm), which way.
-    """
+    """Branches of one kind on one parent: how many, where along it (0-1), how thick and long, which way."""
 
     parent: str
     count: tuple[int, int]

@@ -1,6 +1,4 @@
-"""Builds a tree vessel by vessel: smooth courses, tortuosity, branches that leave tangentially, tapered far
-ends.
-"""
+"""Builds a tree vessel by vessel: smooth courses, tortuosity, tangential branches, tapered far ends."""
 
 from __future__ import annotations
 
@@ -56,9 +54,7 @@ class TreeBuilder:
     def add(
         self, name: str, course: Course, *, parent: str | None = None, at: int = 0, tortuosity: float = 1.0
     ) -> Line:
-        """Add a vessel; with a parent it starts at the parent's sample `at` and leaves along the parent's
-        direction.
-        """
+        """Add a vessel; with a parent, at the parent's sample `at` and leaving along its direction."""
         reach_mm = 0.0
         if parent is not None:
             trunk = self.lines[parent]
@@ -120,9 +116,7 @@ class TreeBuilder:
 
 
 def course_of(*segments: Segment) -> Course:
-    """Segments of one vessel, end to end, as one course; a shared point belongs to the segment that it
-    starts.
-    """
+    """Segments of one vessel as one course; a shared point belongs to the segment that it starts."""
     points = [s.points_mm if i == 0 else s.points_mm[1:] for i, s in enumerate(segments)]
     diameter = [s.diameter_mm if i == 0 else s.diameter_mm[1:] for i, s in enumerate(segments)]
     cass_id = np.concatenate([np.full(len(s.points_mm) - 1, s.cass_id) for s in segments])

@@ -29,9 +29,7 @@ class CArm:
     isocentre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def axes(self) -> np.ndarray:
-        """Rows: image right, image up, isocentre-to-detector, as unit vectors in patient axes. (3, 3)
-        float64.
-        """
+        """Unit vectors in patient axes: image right, image up, isocentre to detector. (3, 3) float64."""
         a, b = np.radians(self.primary_deg), np.radians(self.secondary_deg)
         toward = np.array([np.sin(a) * np.cos(b), np.sin(b), np.cos(a) * np.cos(b)])
         right = np.array([np.cos(a), 0.0, -np.sin(a)])

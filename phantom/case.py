@@ -100,16 +100,19 @@ def render_cine(
 
 
 def draw_truth_and_label(
-    scene: Scene,
-    cass_id: int,
-    detector: Detector,
-    false_edges: list[np.ndarray],
-    rng: np.random.Generator,
+    scene: Scene, cass_id: int, detector: Detector, false_edges: list[np.ndarray], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True vessel mask (size, size) bool, CASS map (size, size) uint8, DeepSA-like label (512, 512) bool."""
     tree, carm, size_px = scene.tree, scene.carm, scene.carm.size_px
-    blur_px = detector.blur_px * size_px / 512
-    seen = visible_samples(tree, carm, scene.opacity_per_mm, scene.filling(), blur_px, detector.veil)
+    seen = visible_samples(
+        tree,
+        carm,
+        scene.opacity_per_mm,
+        scene.filling(),
+        blur_px=detector.blur_px * size_px / 512,
+        veil=detector.veil,
+        noise=detector.noise / detector.exposure,
+    )
     visible = tree.part(seen)
     truth, cass_map = vessel_maps(visible, carm, cass_id)
     label_carm = replace(carm, size_px=LABEL_PX, spacing_mm=carm.spacing_mm * size_px / LABEL_PX)

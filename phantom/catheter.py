@@ -32,9 +32,7 @@ WAYPOINTS = {
 
 @dataclass(frozen=True)
 class Catheter:
-    """A guide's course (n, 3) in mm, tip first, its outer diameter, and the opacity of its wall per mm, and
-    whether contrast is inside.
-    """
+    """A guide: course (n, 3) in mm, tip first; diameter; wall's opacity per mm; contrast inside or not."""
 
     points_mm: np.ndarray
     outer_mm: float
@@ -44,8 +42,7 @@ class Catheter:
 
 
 def draw_catheter(tree: Tree, side: str, rng: np.random.Generator) -> Catheter:
-    """A guide in the ostium, 5 to 8 F, with a course that varies: femoral or radial, deep or shallow bends.
-    """
+    """A guide in the ostium, 5 to 8 F, on a varied course: femoral or radial, deep or shallow bends."""
     french = int(rng.choice([5, 6, 6, 6, 7, 8]))
     depth = int(rng.integers(4, 12))
     tip = tree.wall_mm[depth]
@@ -66,18 +63,14 @@ def draw_catheter(tree: Tree, side: str, rng: np.random.Generator) -> Catheter:
 
 
 class GuideOpacity(NamedTuple):
-    """Opacity of a guide on the detector, (size, size) float32 each: its wall, and its filling at full
-    contrast.
-    """
+    """Opacity of a guide, (size, size) float32 each: its wall, and its filling at full contrast."""
 
     wall: np.ndarray
     filling: np.ndarray
 
 
 def catheter_opacity(catheter: Catheter, carm: CArm, opacity_per_mm: float) -> GuideOpacity:
-    """How much light a guide takes from each ray, natural log: darker rims, because its wall is seen edge-on
-    there.
-    """
+    """Light that a guide takes from each ray, natural log; rims are darker, its wall is edge-on there."""
     _, px_per_mm = carm.project(catheter.points_mm)
     points = _resampled(catheter.points_mm, STEP_PX / px_per_mm.mean())
     line, ones = np.zeros(len(points), int), np.ones(len(points))
@@ -91,9 +84,7 @@ def catheter_opacity(catheter: Catheter, carm: CArm, opacity_per_mm: float) -> G
 
 
 def root_blush(carm: CArm, tree: Tree, rng: np.random.Generator) -> np.ndarray:
-    """A soft cloud of contrast that leaks back into the aortic root, often none. (size, size) float32
-    opacity.
-    """
+    """A soft cloud of contrast that leaks into the aortic root, often none. (size, size) float32 opacity."""
     y, x = np.mgrid[0 : carm.size_px, 0 : carm.size_px].astype(np.float32)
     cloud = np.zeros_like(x)
     strength = float(rng.choice([0.0, rng.uniform(0.05, 0.5)]))
@@ -108,9 +99,7 @@ def root_blush(carm: CArm, tree: Tree, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_wire(tree: Tree, cass_id: int, phase: str, rng: np.random.Generator) -> np.ndarray:
-    """Samples of the vessel that a guide wire follows, sometimes left in place after treatment; else none.
-    (n,) int
-    """
+    """Samples that a guide wire follows, sometimes left in place after treatment; else none. (n,) int"""
     if phase == "PRE" or rng.random() > WIRE_LEFT:
         return np.zeros(0, int)
     own = np.flatnonzero(tree.line == tree.line[tree.segment(cass_id)[0]])
@@ -118,9 +107,7 @@ def draw_wire(tree: Tree, cass_id: int, phase: str, rng: np.random.Generator) ->
 
 
 def wire_opacity(points_mm: np.ndarray, carm: CArm) -> np.ndarray:
-    """Opacity of a guide wire along (n, 3) points, 0.5 mm apart; its last 3 cm are denser. (size, size)
-    float32.
-    """
+    """Opacity of a wire along (n, 3) points 0.5 mm apart, its last 3 cm denser. (size, size) float32."""
     density = np.where(np.arange(len(points_mm))[::-1] < 60, WIRE_TIP, WIRE_BODY)
     line, radius = np.zeros(len(points_mm), int), np.full(len(points_mm), WIRE_MM / 2)
     return path_length(points_mm, radius, line, density, carm)

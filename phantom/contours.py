@@ -1,6 +1,4 @@
-"""The contours JSON of one analysed segment, in the form of a Medis QCA export, measured from the true
-geometry.
-"""
+"""The contours JSON of one analysed segment, as Medis exports it, measured from the true geometry."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ POINTS = (300, 400)
 
 
 def trace_segment(tree: Tree, cass_id: int, carm: CArm, points: int) -> dict[str, np.ndarray]:
-    """Centreline, lumen edges and healthy ("ideal") edges in px, each (points, 2), evenly spaced along the
-    image.
+    """Centreline, lumen edges and healthy ("ideal") edges in px, each (points, 2), evenly spaced.
 
     Also `lumen_mm`, `healthy_mm`, `sample` (fractional index into the tree) and `px_per_mm`, each (points,).
     """
@@ -105,9 +102,7 @@ def contours_record(
     analyst: str,
     analysis_date: str,
 ) -> dict:
-    """The whole JSON object, every key of the user's files. catheter: mm, or French size as some real files
-    have it.
-    """
+    """The whole JSON object. catheter: mm, or French size as some real files have it."""
     lines = ("centerline", "left_edge", "right_edge", "ideal_left_edge", "ideal_right_edge")
     return {
         "segment_name": segment_name,
@@ -126,9 +121,7 @@ def contours_record(
 
 
 def lesion_records(tree: Tree, lesions: tuple[Lesion, ...], carm: CArm) -> list[dict]:
-    """Every lesion of the tree in this view: segment, severity, place, and its box in px, clipped to the
-    frame.
-    """
+    """Every lesion of the tree in this view: segment, severity, place, box in px clipped to the frame."""
     records = []
     for lesion in lesions:
         trace = trace_segment(tree, lesion.cass_id, carm, 400)

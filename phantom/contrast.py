@@ -35,9 +35,7 @@ class Bolus:
 
 @dataclass(frozen=True)
 class Motion:
-    """Heart beat and breathing as a rigid turn, a contraction and a shift. `phase` 0 is end-diastole, at
-    rest.
-    """
+    """Heart beat and breathing as turn, contraction and shift; at rest, in end-diastole, at `rest_s`."""
 
     beat_s: float
     rest_s: float

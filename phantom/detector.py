@@ -1,6 +1,4 @@
-"""From opacity to the picture on the screen: beam, scatter, blur, noise, edge enhancement, grey values,
-compression.
-"""
+"""From opacity to the picture on the screen: scatter, blur, noise, enhancement, grey values, compression."""
 
 from __future__ import annotations
 
@@ -36,8 +34,7 @@ class Detector:
 
 
 def draw_detector(size: int, rng: np.random.Generator) -> Detector:
-    """A random imaging chain with its collimator; ranges by eye against eight real frames (mean grey 75-138).
-    """
+    """A random imaging chain; ranges by eye against eight real frames (mean grey 75-138)."""
     border, open_field = _collimator(size, rng)
     return Detector(
         exposure=rng.uniform(0.36, 0.60),
@@ -57,8 +54,7 @@ def draw_detector(size: int, rng: np.random.Generator) -> Detector:
 
 
 def _collimator(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Straight blades with a soft or hard edge, sometimes none, sometimes cut corners, and vignetting inside.
-    """
+    """Straight blades, soft or hard, sometimes none, sometimes cut corners; vignetting inside."""
     y, x = (np.mgrid[0:size, 0:size].astype(np.float32) + 0.5) / size
     softness = rng.choice([0.0015, 0.004, 0.012])
     margins = np.where(rng.random(4) < 0.75, rng.uniform(0.0, 0.065, 4), -0.05)
@@ -99,9 +95,7 @@ def take_picture(opacity: np.ndarray, detector: Detector, rng: np.random.Generat
 
 
 def _display_curve(gamma: float) -> np.ndarray:
-    """Grey value for light 0 to 2 in 4096 steps; highlights are compressed, as in a workstation's window.
-    uint8.
-    """
+    """Grey value for light 0 to 2 in 4096 steps, highlights compressed as on a workstation. uint8."""
     grey = (np.arange(4096) / 2048) ** gamma
     grey = np.where(grey < 0.6, grey, 0.6 + 0.4 * np.tanh((grey - 0.6) / 0.4))
     return np.clip(grey * 255 + 0.5, 0, 255).astype(np.uint8)
@@ -114,8 +108,6 @@ def compressed(picture: np.ndarray, quality: int) -> np.ndarray:
 
 
 def _grain(shape: tuple[int, int], detector: Detector, scale: float, rng: np.random.Generator) -> np.ndarray:
-    """Quantum noise, slightly correlated between pixels, SD `detector.noise` (times sqrt(light) by the
-    caller).
-    """
+    """Quantum noise, slightly correlated between pixels, SD `detector.noise`."""
     noise = cv2.GaussianBlur(rng.standard_normal(shape, dtype=np.float32), (0, 0), detector.grain_px * scale)
     return noise * (detector.noise / float(noise[::4, ::4].std()))

@@ -55,9 +55,7 @@ def write_png(path: Path, picture: np.ndarray) -> None:
 
 
 def check_manifest(directory: Path, settings: dict) -> None:
-    """Start or continue a data set: its settings are kept in manifest.json; other settings in the same place
-    fail.
-    """
+    """Start or continue a data set: manifest.json keeps its settings, other settings in that place fail."""
     path = directory / "manifest.json"
     settings = {"format": FORMAT, **settings}
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Metal in and on the chest: sternal wires, surgical clips, a pacing lead, an ECG electrode with its cable."""
+"""Metal in and on the chest: sternal wires, surgical clips, pacing lead, ECG electrode and cable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ OPACITY = (0.25, 0.9)
 
 
 def add_hardware(opacity: np.ndarray, edges: list[np.ndarray], rng: np.random.Generator) -> None:
-    """Add some, seldom, to `opacity` (size, size) float32; long thin ones also to `edges`, shares of the side."""
+    """Add some, seldom, to `opacity` (size, size) float32; long thin ones to `edges` too."""
     size = len(opacity)
     for chance, draw in ((0.10, _lead), (0.05, _sternal_wires), (0.06, _clips), (0.08, _electrode)):
         if rng.random() < chance:
@@ -63,9 +63,7 @@ def _polyline(layer: np.ndarray, curve: np.ndarray, width_px: float) -> None:
     cv2.polylines(layer, [points[:, None]], False, 255, width, cv2.LINE_AA, 4)
 
 
-def _wandering(
-    start, heading: float, length: float, bend: float, rng: np.random.Generator
-) -> np.ndarray:
+def _wandering(start, heading: float, length: float, bend: float, rng: np.random.Generator) -> np.ndarray:
     """A smooth random curve (POINTS, 2) from `start` in a direction that drifts."""
     drift = np.linspace(0, rng.normal(0, 1.0), POINTS)
     angles = heading + 0.1 * np.cumsum(rng.normal(0, bend, POINTS)) + drift

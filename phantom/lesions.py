@@ -81,9 +81,7 @@ def draw_disease(tree: Tree, cass_id: int, rng: np.random.Generator) -> tuple[Le
 def phase_lesions(
     tree: Tree, cass_id: int, phase: str, worst: Lesion, others: tuple[Lesion, ...], rng: np.random.Generator
 ) -> tuple[Lesion, ...]:
-    """Lesions of an examination, the analysed one first. PRE: as found. FINAL: treated. EVENT: a new one
-    since.
-    """
+    """Lesions of an examination, the analysed one first: as found, treated (FINAL), or a new one (EVENT)."""
     if phase == "PRE":
         return worst, *others
     treated = replace(worst, stenosis_pct=float(rng.uniform(*RESIDUAL_DS)), eccentricity=0.2)

@@ -11,7 +11,7 @@ from phantom.tree import Tree, neighbours
 
 CHUNK = 12  # samples a polygon: short enough that the outline of a bend does not cross itself
 LEAST_HALF_WIDTH_PX = 0.6  # a thinner vessel still darkens about one pixel
-LEAST_DARKENING = 0.035  # of the light behind it; about the noise of the frames made here (see detector.py)
+LEAST_DARKENING = 0.025  # of the light behind it, in a picture without noise; by eye on frames made here
 
 
 def fill_tube(target: np.ndarray, left_px: np.ndarray, right_px: np.ndarray, value: int) -> None:
@@ -34,18 +34,24 @@ def at_least(
 
 
 def visible_samples(
-    tree: Tree, carm: CArm, opacity_per_mm: float, concentration: np.ndarray, blur_px: float, veil: float
+    tree: Tree,
+    carm: CArm,
+    opacity_per_mm: float,
+    concentration: np.ndarray,
+    *,
+    blur_px: float,
+    veil: float,
+    noise: float,
 ) -> np.ndarray:
-    """Which samples darken the picture enough to be seen, (P,) bool; nothing beyond a line's last visible
-    sample.
+    """Which samples can be seen, (P,) bool: on each line, all up to the last that darkens the picture enough.
 
-    veil: share of scattered light. The darkening of a vessel of width w px under a blur of sigma s px is
-    about w / sqrt(w^2 + (2 s)^2) of its own.
+    veil: share of scattered light; noise: its SD by the light there. The darkening of a vessel of width w px
+    under a blur of sigma s px is about w / sqrt(w^2 + (2 s)^2) of its own.
     """
     _, px_per_mm = carm.project(tree.center_mm)
     width_px = tree.lumen_mm * px_per_mm
     darkening = (1 - veil) * (1 - np.exp(-opacity_per_mm * concentration * tree.lumen_mm))
-    seen = darkening * width_px / np.hypot(width_px, 2 * blur_px) > LEAST_DARKENING
+    seen = darkening * width_px / np.hypot(width_px, 2 * blur_px) > LEAST_DARKENING + noise
     index = np.arange(len(seen))
     last = np.full(tree.line.max() + 1, -1)
     np.maximum.at(last, tree.line[seen], index[seen])

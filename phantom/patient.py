@@ -51,9 +51,7 @@ LEFT_PDA = Course(
 def build_tree(
     side: str, rng: np.random.Generator, *, needed: frozenset[int] = frozenset(), left_dominant: bool = False
 ) -> Tree:
-    """One patient's tree without lesions. side: "left" or "right"; needed: CASS segments that must be
-    present.
-    """
+    """One patient's tree without lesions. side: "left" or "right"; needed: CASS segments it must have."""
     builder = TreeBuilder(vary_anatomy(side, rng), rng)
     if side == LEFT:
         _add_lad_and_lcx(builder, left_dominant)

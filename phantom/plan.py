@@ -1,5 +1,4 @@
-"""Who is in the data set: patients, their analysed segments and examinations, and the split, all from one
-seed.
+"""Who is in the data set: patients, analysed segments, examinations and the split, all from one seed.
 
 The counts of the user's own table (748 rows, 521 train / 227 val) are followed as exactly as the number of
 rows allows.
@@ -93,8 +92,7 @@ def default_rows(patients: int) -> int:
 
 
 def plan_analyses(patients: int, rows: int, seed: int) -> list[Analysis]:
-    """All analyses, by patient. Every patient has one at least; the rows by segment follow the user's table.
-    """
+    """All analyses, by patient, one at least for each; rows by segment follow the user's table."""
     if not patients <= rows <= 3 * len(USER_ROWS) * patients:
         raise ValueError(
             f"{rows} rows do not fit {patients} patients: allowed are {patients} (one each) to "
@@ -122,9 +120,7 @@ def segment_quotas(rows: int) -> dict[int, int]:
 
 
 def group_rows(quotas: dict[int, int], patients: int) -> list[tuple[int, int]]:
-    """Cut each segment's rows into analyses of 1 to 3 examinations: (CASS id, examinations), about 1.125 a
-    patient.
-    """
+    """Cut each segment's rows into analyses, about 1.125 a patient: (CASS id, 1 to 3 examinations)."""
     groups = [(s, size) for s, n in sorted(quotas.items()) for size in _pairs(n)]
     while len(groups) < patients:
         largest = max(groups, key=lambda g: g[1])

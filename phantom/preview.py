@@ -15,8 +15,7 @@ CAPTION = "frame | true vessels (yellow), analysed segment (green) | DeepSA-like
 
 
 def save_preview(directory: Path, records: list[dict], rows: int = 8) -> Path:
-    """Write preview.png: frame, frame with truth, frame with pseudo-label, for rows spread over the data set.
-    """
+    """Write preview.png: frame, truth and pseudo-label of rows spread over the data set."""
     chosen = [
         records[i] for i in np.unique(np.linspace(0, len(records) - 1, min(rows, len(records))).astype(int))
     ]

@@ -47,8 +47,7 @@ def _single(values: np.ndarray) -> np.ndarray:
 
 
 def _area_below(t: np.ndarray) -> np.ndarray:
-    """Area of the unit disc left of a cut at t in -1..1, less half the disc: the integral of 2 sqrt(1 - t^2).
-    """
+    """Area of the unit disc between its middle and a cut at t: the integral of 2 sqrt(1 - t^2)."""
     return t * np.sqrt(1 - t * t) + np.arcsin(t)
 
 
@@ -90,9 +89,7 @@ def path_length(
 
 
 def share_between_pixels(x: np.ndarray, y: np.ndarray, amount: np.ndarray, size: int) -> np.ndarray:
-    """Add amounts to the four pixels around each point, bilinearly; what falls outside is lost. (size, size)
-    float32.
-    """
+    """Share amounts bilinearly between the four pixels around each point. (size, size) float32."""
     x, y = x + 1, y + 1  # a border of one pixel takes what hangs over
     inside = (x >= 0) & (x < size + 1) & (y >= 0) & (y < size + 1)
     x, y, amount = x[inside], y[inside], amount[inside]
@@ -114,8 +111,7 @@ def share_between_pixels(x: np.ndarray, y: np.ndarray, amount: np.ndarray, size:
 def outline(
     center_mm: np.ndarray, radius_mm: np.ndarray, line: np.ndarray, carm: CArm
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Left and right edges of vessels in the image: two (P, 2) arrays of (x, y) px, left seen along the flow.
-    """
+    """Left and right edges of vessels, seen along the flow: two (P, 2) arrays of (x, y) px."""
     tangent, _, _ = _course(center_mm, line)
     across, _ = _disc_axes(tangent, carm.rays(center_mm))
     left, _ = carm.project(center_mm - radius_mm[:, None] * across)
@@ -134,8 +130,6 @@ def _course(points: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _disc_axes(tangent: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two axes of each disc: across the vessel in the image (to its right, along the flow), and the other
-    one.
-    """
+    """Two axes of each disc: across the vessel in the image, to the right along the flow; and the other."""
     across = unit(np.cross(tangent, rays))
     return across, np.cross(tangent, across)

@@ -1,5 +1,4 @@
-"""What is in front of the detector in one examination: patient, lesions, C-arm, contrast, motion, catheter.
-"""
+"""What is in front of the detector in one examination: lesions, C-arm, contrast, motion, catheter, wire."""
 
 from __future__ import annotations
 
@@ -27,9 +26,7 @@ DOMINANCE, TREE, DISEASE, SCENE, PICTURE = range(5)  # what a generator is for
 
 @dataclass(frozen=True)
 class Case:
-    """One examination, one row of the CSV: patient, analysed segment and phase; `number` counts the patient's
-    rows.
-    """
+    """One examination, one row of the CSV; `number` counts the patient's rows."""
 
     patient: int
     number: int

@@ -1,5 +1,4 @@
-"""What lies behind the vessels: heart shadow and lung, diaphragm, ribs, spine, tissue texture, wires and
-clips.
+"""What lies behind the vessels: heart shadow, lung, diaphragm, ribs, spine, tissue, metal.
 
 Everything is opacity, the natural logarithm of how much light a ray loses, on a (size, size) image; positions
 are shares of the image side, so that a frame looks alike at any size. Amounts were set by eye against eight
@@ -22,9 +21,7 @@ TEXTURE = ((3, 0.10), (6, 0.042), (12, 0.026), (24, 0.021), (48, 0.016), (96, 0.
 
 @dataclass
 class Thorax:
-    """opacity: (size, size) float32. edges: curves (n, 2) of (x, y) shares that a network may take for
-    vessels.
-    """
+    """opacity: (size, size) float32. edges: curves (n, 2) of shares that a network may take for vessels."""
 
     opacity: np.ndarray
     edges: list[np.ndarray] = field(default_factory=list)
@@ -69,9 +66,7 @@ def smooth_noise(size: int, cells: float, rng: np.random.Generator) -> np.ndarra
 def _stretched_noise(
     size: int, cells: float, stretch: float, angle: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Smooth noise drawn out along a direction, as the vessels and fibres of the lung are. (size, size)
-    float32.
-    """
+    """Smooth noise drawn out along a direction, as the lung's vessels are. (size, size) float32."""
     noise = smooth_noise(size, cells, rng)
     c, s = np.cos(angle) / stretch, np.sin(angle)
     matrix = np.array([[c, np.sin(angle) / stretch], [-s, np.cos(angle)]])

@@ -30,9 +30,7 @@ class Tree:
     line_names: tuple[str, ...]
 
     def segment(self, cass_id: int) -> np.ndarray:
-        """Sample indices of a CASS segment, proximal to distal: (n,) int; of its longest vessel if it has
-        several.
-        """
+        """Samples of a CASS segment, proximal to distal, of its longest vessel if it has several. (n,) int"""
         samples = np.flatnonzero(self.cass_id == cass_id)
         if len(samples) == 0:
             raise ValueError(

@@ -46,9 +46,7 @@ FIELD_AT_ISOCENTRE_MM = (94.0, 126.0)  # left mains of 19-25 px in eight real 51
 
 
 def draw_carm(tree: Tree, cass_id: int, size_px: int, rng: np.random.Generator) -> CArm:
-    """A C-arm at a usual view of the segment: the least foreshortened of a few draws, the tree panned into
-    the frame.
-    """
+    """A C-arm at a usual view of the segment, the least foreshortened of a few, with the tree in view."""
     best, best_length = None, -1.0
     for _ in range(TRIES):
         carm = _draw_position(tree, cass_id, size_px, rng)
@@ -84,9 +82,7 @@ def _draw_position(tree: Tree, cass_id: int, size_px: int, rng: np.random.Genera
 
 
 def _pan(carm: CArm, tree: Tree, cass_id: int, rng: np.random.Generator) -> CArm:
-    """Centre the larger vessels with an operator's scatter, then make sure that the analysed segment is
-    inside.
-    """
+    """Centre the larger vessels, with scatter, then bring ostium and analysed segment inside."""
     large, _ = carm.project(tree.center_mm[tree.healthy_mm > 1.2])
     middle = (np.percentile(large, 3, axis=0) + np.percentile(large, 97, axis=0)) / 2
     target = carm.size_px * (0.5 + rng.normal(0, 0.035, 2))
