@@ -30,10 +30,19 @@ from tqdm import tqdm
 from data.alignment import Shift, estimate_shift
 from data.cine import read_frame
 from data.contours import read_contours
-from data.masks import mask_coverage, read_mask, resize_mask
+from data.masks import mask_coverage, read_frame_masks, read_mask
+from data.paths import parse_path_maps
 from data.schema import load_table, select_split
-from utils.arguments import HelpFormatter, add_data_arguments, parse_path_maps
-from utils.drawing import GREEN, SKY_BLUE, VERMILION, agreement_overlay, mask_overlay, save_gallery
+from utils.arguments import HelpFormatter, add_data_arguments
+from utils.drawing import (
+    GREEN,
+    SKY_BLUE,
+    VERMILION,
+    agreement_overlay,
+    mask_overlay,
+    save_gallery,
+    side_by_side,
+)
 from utils.files import write_text_atomic
 from utils.metrics import dice
 
@@ -50,6 +59,7 @@ LEAST_COVERAGE, LARGEST_COVERAGE = 0.005, 0.20  # of the frame; coronary trees o
 WIDTH_RATIO = (0.6, 1.67)
 LEAST_LARGEST_SHARE = 0.4  # left and right tree never share a frame, so one piece should hold most
 SPECK_PX = 20  # smaller pieces are specks, counted apart
+CASES_PER_ROW = 2  # of the gallery; one below the other would make a tower
 CAPTION_WIDTH = 54  # characters that fit below a picture of the gallery
 
 
@@ -65,9 +75,8 @@ def inspect_row(row: dict) -> dict:
     record |= _shift_columns(shift) | _fragment_columns(deepsa)
     record["segment_width_ratio"] = shift.width_ratio
     record["thickness_px"] = _thickness(deepsa) * segment.shape[1] / deepsa.shape[1]
-    truth = row.get("true_vessel_mask_path")
-    has_truth = isinstance(truth, str)
-    record["dice_truth"] = dice(tree >= 0.5, read_mask(truth)) if has_truth else np.nan
+    masks = read_frame_masks(row, segment.shape)
+    record["dice_truth"] = dice(masks["deepsa"], masks["truth"]) if "truth" in masks else np.nan
     record["reasons"] = "; ".join(reasons(record, segment.shape[0] / 512))
     return record
 
@@ -152,18 +161,20 @@ def rank_suspects(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_gallery(path: Path, ranked: pd.DataFrame, rows: dict[int, dict]) -> None:
-    """Draw the first rows of `ranked`; `rows` are the table's, by `csv_line`."""
-    pictures, titles, captions = [], [], []
+    """Draw the first rows of `ranked`, two side by side; `rows` are the table's, by `csv_line`."""
+    pictures, captions = [], []
     for record in ranked.to_dict("records"):
         row = rows[record["csv_line"]]
         frame = read_frame(row["cine_path"], row["frame_index"])
         segment = read_mask(row["vessel_mask_actual_path"])
-        deepsa = resize_mask(read_mask(row["deepsa_pseudo_label_path"]), segment.shape)
+        deepsa = read_frame_masks(row, segment.shape)["deepsa"]
         pictures.append([frame, mask_overlay(frame, deepsa), agreement_overlay(frame, segment, deepsa)])
-        titles.append(f"row {record['csv_line']}  {record['patient_id']}\n{record['vessel_pattern']}")
-        captions.append(["", "", _caption(record)])
-    columns = ("frame", "DeepSA label", "label and Medis segment")
-    save_gallery(path, pictures, columns, titles, captions=captions, legend=GALLERY_COLORS)
+        title = f"row {record['csv_line']}  {record['patient_id']}\n{record['vessel_pattern']}"
+        captions.append([title, "", _caption(record)])
+    rows_of_pictures = side_by_side(pictures, CASES_PER_ROW)
+    columns = ["frame", "DeepSA label", "label and Medis segment"] * (len(rows_of_pictures[0]) // 3)
+    save_gallery(path, rows_of_pictures, columns, [""] * len(rows_of_pictures), legend=GALLERY_COLORS,
+                 captions=side_by_side(captions, CASES_PER_ROW, filler=""))
 
 
 def _caption(record: dict) -> str:
@@ -218,6 +229,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gallery-rows", type=int, default=12, help="rows in the gallery, worst first")
     try:
         run(parser.parse_args(arguments))
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

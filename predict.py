@@ -6,19 +6,22 @@
     python predict.py a_folder/ --threshold 0.4
     python predict.py --data-csv outputs/phantom/dataset.csv --split val --limit 12
 
-An input is a .npy cine ([frames, H, W, 3] or [frames, H, W]), a PNG or JPEG, a multi-frame DICOM (JPEG Lossless
-too), or a folder of these. Of a cine the frame best filled with contrast is read, unless --frame says which. View
-angles come from the flags, else from the DICOM header or the CSV, else they are unknown, which the model knows.
+An input is a .npy cine ([frames, H, W, 3] or [frames, H, W]), a PNG or JPEG, a multi-frame DICOM (JPEG
+Lossless too), or a folder of these. Of a cine the frame best filled with contrast is read, unless --frame
+says which. View angles come from the flags, else from the DICOM header or the CSV, else they are unknown,
+which the model knows.
 
 For each input NAME: NAME_mask.png (0 or 255), NAME_probability.png (16 bits: 0 ... 65535 for 0 ... 1),
 NAME_overlay.png, NAME.json; and for all together predictions.png. A file that cannot be read is listed at the
 end, the others are done, and the exit code is 1. Not a medical device: for research only.
 """
+
 import argparse
 import math
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -33,38 +36,54 @@ from data.angles import parse_angle
 from data.errors import DataError
 from data.frame_choice import choose_frame
 from data.frame_source import FrameSource, is_frame_file, open_frames
-from data.masks import read_mask, resize_mask
+from data.masks import read_frame_masks
+from data.paths import parse_path_maps
 from data.schema import load_table
 from models.deepsa_model import load_deepsa_model
-from utils.arguments import (HelpFormatter, add_data_arguments, add_device_argument, choose_device, parse_path_maps,
-                             positive_int)
+from utils.arguments import (
+    HelpFormatter,
+    add_data_arguments,
+    add_device_argument,
+    choose_device,
+    positive_int,
+)
 from utils.cases import choose_cases
 from utils.checkpoint import CheckpointError
-from utils.drawing import ORANGE, mask_overlay, save_gallery, thumbnail
+from utils.drawing import ORANGE, mask_overlay, thumbnail
 from utils.metrics import dice
-from utils.prediction import predict_vessels
-from utils.prediction_report import (VESSEL_LEGEND, Prediction, caption, describe_checkpoint, describe_software,
-                                     prediction_record, write_prediction)
+from utils.prediction import SHIPPED_CHECKPOINT, THRESHOLD, predict_vessels
+from utils.prediction_report import (
+    Prediction,
+    caption,
+    describe_checkpoint,
+    describe_software,
+    output_paths,
+    prediction_record,
+    save_contact_sheet,
+    write_prediction,
+)
 
-ROOT = Path(__file__).resolve().parent
-SHIPPED_CHECKPOINT = ROOT / "checkpoints" / "phase1_deepsa_tiny.pth"
-# Measured 2026-11-21, sam3-tiny after 144 steps, 40 phantom frames at 512 px against truth: Dice 0.804 alone, 0.807
-# with these, 0.806 with (1, 0.9, 1.1); clDice 0.728, 0.734, 0.730. Real frames gain some branches and lose others.
+# Measured 2026-11-21, sam3-tiny after 144 steps, 40 phantom frames at 512 px against truth: Dice 0.804 alone,
+# 0.807 with these, 0.806 with (1, 0.9, 1.1); clDice 0.728, 0.734, 0.730. Real frames gain some branches and
+# lose others.
 TTA_SCALES = (1.0, 1.1, 1.2)
+CONTACT_SHEET = "predictions.png"
 CONTACT_SHEET_LIMIT = 48        # more would make a picture that no viewer opens gladly
-CONTACT_SHEET_INPUTS_PER_ROW = 2
 INPUT_ERRORS = (DataError, OSError, ValueError, RuntimeError, cv2.error)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One frame to predict: frame_index None = choose it; view_deg overrides the file's where it is not nan."""
+    """One frame to predict: frame_index None = choose it; view_deg overrides the file's where it is not nan.
+
+    row: of the data set that the frame is from, for its masks; empty for a file.
+    """
     name: str
     path: Path
     frame_index: int | None
     view_deg: tuple[float, float]
     view_source: str
-    labels: dict[str, str]
+    row: Mapping = field(default_factory=dict)
 
 
 def probability(text: str) -> float:
@@ -87,7 +106,9 @@ def angle_of(axis: str) -> Callable[[str], float]:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="cine, picture, DICOM, or a folder")
+    parser.add_argument(
+        "inputs", nargs="*", type=Path, metavar="INPUT", help="cine, picture, DICOM, or a folder"
+    )
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED_CHECKPOINT, help="weights of stage 1")
     parser.add_argument("--out", type=Path, default=Path("outputs/predict"), help="folder to write to")
     parser.add_argument("--frame", type=int, default=None, help="frame to read, 0-based; without it, chosen")
@@ -95,13 +116,22 @@ def build_parser() -> argparse.ArgumentParser:
                         help="degrees, LAO positive and RAO negative, or text such as \"RAO 30\"")
     parser.add_argument("--secondary-angle", type=angle_of("secondary"), default=math.nan,
                         help="degrees, cranial positive and caudal negative, or text such as \"CRA 20\"")
-    parser.add_argument("--threshold", type=probability, default=0.5, help="probability from which a pixel is vessel")
-    parser.add_argument("--tta", action=argparse.BooleanOptionalAction, default=False,
-                        help=f"average over the magnifications {TTA_SCALES}: three times slower, a little better")
+    parser.add_argument("--threshold", type=probability, default=THRESHOLD,
+                        help="probability from which a pixel is vessel")
+    parser.add_argument(
+        "--tta",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help=f"average over the magnifications {TTA_SCALES}: three times slower, a little better",
+    )
     add_device_argument(parser)
     add_data_arguments(parser, required=False)
-    parser.add_argument("--split", choices=("train", "val", "all"), default="val", help="rows of --data-csv to take")
-    parser.add_argument("--limit", type=positive_int, default=24, help="rows of --data-csv at most, over all patients")
+    parser.add_argument(
+        "--split", choices=("train", "val", "all"), default="val", help="rows of --data-csv to take"
+    )
+    parser.add_argument(
+        "--limit", type=positive_int, default=24, help="rows of --data-csv at most, over all patients"
+    )
     return parser
 
 
@@ -118,17 +148,20 @@ def expand_inputs(inputs: Sequence[Path]) -> list[Path]:
 
 def file_jobs(args: argparse.Namespace) -> list[Job]:
     """Return one job per file, named by its stem."""
-    return [Job(name=path.stem, path=path, frame_index=args.frame, view_source="command line", labels={},
+    return [Job(name=path.stem, path=path, frame_index=args.frame, view_source="command line",
                 view_deg=(args.primary_angle, args.secondary_angle)) for path in expand_inputs(args.inputs)]
 
 
 def with_names_apart(jobs: Iterable[Job]) -> list[Job]:
-    """Return the jobs with a number added to a name that another has already, so that none overwrites another."""
+    """Return the jobs with a number added to names that are taken, so that none overwrites another.
+
+    Names that differ only in case count as one, as they do on the disks of Windows and macOS.
+    """
     named: dict[str, Job] = {}
     for job in jobs:
         names = (f"{job.name}_{number}" if number > 1 else job.name for number in count(1))
-        name = next(name for name in names if name not in named)
-        named[name] = replace(job, name=name)
+        name = next(name for name in names if name.casefold() not in named)
+        named[name.casefold()] = replace(job, name=name)
     return list(named.values())
 
 
@@ -140,22 +173,42 @@ def row_jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def _row_job(row: pd.Series) -> Job:
-    labels = {"dice_deepsa": row.get("deepsa_pseudo_label_path"), "dice_truth": row.get("true_vessel_mask_path")}
     path, frame_index = Path(row["cine_path"]), int(row["frame_index"])
-    return Job(name=f"{row['patient_id']}_{path.stem}_f{frame_index:03d}", path=path, frame_index=frame_index,
-               view_deg=(float(row["primary_angle"]), float(row["secondary_angle"])), view_source="data set",
-               labels={name: label for name, label in labels.items() if isinstance(label, str) and label})
+    # A patient's number may hold what a file's name must not: / or, on Windows, one of <>:"|?*
+    name = re.sub(r"[^\w.-]", "_", f"{row['patient_id']}_{path.stem}_f{frame_index:03d}")
+    return Job(name=name, path=path, frame_index=frame_index, view_source="data set", row=row,
+               view_deg=(float(row["primary_angle"]), float(row["secondary_angle"])))
+
+
+def refuse_replacing_inputs(jobs: Sequence[Job], out: Path) -> None:
+    """Raise DataError when a file to write is one of those to read; without regard to case, as above."""
+    inputs = {str(job.path.resolve()).casefold() for job in jobs}
+    written = [path for job in jobs for path in output_paths(out, job.name).values()] + [out / CONTACT_SHEET]
+    for path in written:
+        if str(path.resolve()).casefold() in inputs:
+            raise DataError(f"{path} is an input and would be replaced; give another folder with --out")
+
+
+def flags_of_files_only(args: argparse.Namespace) -> list[str]:
+    """Return the flags given that mean nothing for --data-csv, whose rows say frame and angles themselves."""
+    angles = {"--primary-angle": args.primary_angle, "--secondary-angle": args.secondary_angle}
+    given = [name for name, angle_deg in angles.items() if not math.isnan(angle_deg)]
+    return given + (["--frame"] if args.frame is not None else [])
 
 
 def merge_view(job: Job, source: FrameSource) -> tuple[tuple[float, float], str]:
     """Return the job's angles, filled from the file where the job has none, and where they come from."""
     given = [not math.isnan(angle_deg) for angle_deg in job.view_deg]
-    view_deg = tuple(mine if is_given else own for mine, own, is_given in zip(job.view_deg, source.view_deg, given))
+    view_deg = tuple(
+        mine if is_given else own for mine, own, is_given in zip(job.view_deg, source.view_deg, given)
+    )
     if all(given):
         return view_deg, job.view_source
     if any(given):
         return view_deg, f"{job.view_source}, the other angle: {source.view_source}"
-    return view_deg, source.view_source if job.view_source == "command line" else f"none in the {job.view_source}"
+    return view_deg, (
+        source.view_source if job.view_source == "command line" else f"none in the {job.view_source}"
+    )
 
 
 def predict_job(job: Job, args: argparse.Namespace, predict: Callable[..., np.ndarray]) -> Prediction:
@@ -169,24 +222,12 @@ def predict_job(job: Job, args: argparse.Namespace, predict: Callable[..., np.nd
     view_deg, view_source = merge_view(job, source)
     probability = predict(frame=frame, view_deg=view_deg)
     mask = probability >= args.threshold
-    scores = {name: dice(mask, resize_mask(read_mask(path), mask.shape)) for name, path in job.labels.items()}
+    scores = {
+        f"dice_{name}": dice(mask, other) for name, other in read_frame_masks(job.row, mask.shape).items()
+    }
     return Prediction(name=job.name, source=source, frame_index=frame_index, frame_reason=reason, frame=frame,
                       view_deg=view_deg, view_source=view_source, probability=probability, mask=mask,
                       threshold=args.threshold, scores=scores)
-
-
-def save_contact_sheet(path: Path, pairs: Sequence[tuple[np.ndarray, np.ndarray, str, str]], predicted: int) -> None:
-    """Draw (frame, overlay, name, caption) of the inputs, two inputs in a row of pictures."""
-    width = min(CONTACT_SHEET_INPUTS_PER_ROW, len(pairs))
-    rows, captions = [], []
-    for start in range(0, len(pairs), width):
-        group = pairs[start:start + width]
-        blank = [None] * (2 * (width - len(group)))
-        rows.append([picture for frame, overlay, _, _ in group for picture in (frame, overlay)] + blank)
-        captions.append([text for _, _, name, found in group for text in (name, found)] + [""] * len(blank))
-    title = f"{predicted} predictions" + (f", the first {len(pairs)} shown" if predicted > len(pairs) else "")
-    save_gallery(path, rows, ["frame", "vessels"] * width, [""] * len(rows), title=title, captions=captions,
-                 legend=VESSEL_LEGEND, cell_inches=3.6)
 
 
 def predict_all(jobs: Sequence[Job], args: argparse.Namespace) -> tuple[list[dict], list[str]]:
@@ -210,7 +251,7 @@ def predict_all(jobs: Sequence[Job], args: argparse.Namespace) -> tuple[list[dic
             overlay = mask_overlay(prediction.frame, prediction.mask, ORANGE)
             pairs.append((thumbnail(prediction.frame), thumbnail(overlay), job.name, caption(prediction)))
     if pairs:
-        save_contact_sheet(args.out / "predictions.png", pairs, len(records))
+        save_contact_sheet(args.out / CONTACT_SHEET, pairs, len(records))
     return records, failures
 
 
@@ -220,7 +261,7 @@ def print_summary(records: Sequence[dict], failures: Sequence[str], out: Path) -
         values = [record["scores"][name] for record in records if name in record["scores"]]
         if values:
             print(f"mean {name} over {len(values)} frames: {np.mean(values):.4f}")
-    sheet = f"; all in one picture: {out / 'predictions.png'}" if records else ""
+    sheet = f"; all in one picture: {out / CONTACT_SHEET}" if records else ""
     print(f"{len(records)} predictions in {out}{sheet}")
     if failures:
         print(f"{len(failures)} inputs could not be predicted:", *failures, sep="\n  ", file=sys.stderr)
@@ -231,11 +272,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if bool(args.inputs) == bool(args.data_csv):
         print("give inputs or --data-csv, one of the two; see --help", file=sys.stderr)
         return 2
+    if args.data_csv and flags_of_files_only(args):
+        print(f"{', '.join(flags_of_files_only(args))} cannot be given with --data-csv: its rows say "
+              "frame and angles; to change them give the cine itself", file=sys.stderr)
+        return 2
     try:
         jobs = with_names_apart(row_jobs(args) if args.data_csv else file_jobs(args))
         if not jobs:
             raise DataError(f"no cine, picture or DICOM among or in {', '.join(map(str, args.inputs))}")
+        refuse_replacing_inputs(jobs, args.out)
         records, failures = predict_all(jobs, args)
+    except KeyboardInterrupt:
+        print(f"stopped; what was predicted until now is in {args.out}", file=sys.stderr)
+        return 130
     except (DataError, CheckpointError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

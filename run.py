@@ -5,14 +5,17 @@
     python run.py test            the tests; what follows goes to pytest: python run.py test -k dicom
     python run.py test -m slow    the slow tests
 
-The first call makes `.venv` and installs requirements.txt into it (several GB, because of torch). With `--here` before
-the command, everything runs in the environment that started it.
+The first call makes `.venv` and installs requirements.txt into it (several GB, because of torch). With
+`--here` before the command, everything runs in the environment that started it.
 """
+
+from __future__ import annotations
 
 import argparse
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +25,8 @@ VENV = ROOT / ".venv"
 REQUIREMENTS = ROOT / "requirements.txt"
 
 
-def main() -> int:
-    arguments = parse_arguments()
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
     if sys.version_info < (3, 11):
         print(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]} ({sys.executable}).")
         return 2
@@ -32,14 +35,18 @@ def main() -> int:
     return run_and_wait([str(python), *command])
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--here", action="store_true", help="use this Python's own environment, make no .venv")
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--here", action="store_true", help="use this Python's own environment, make no .venv"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="make a phantom data set, train on it, look at the result")
     demo.add_argument("--fresh", action="store_true", help="delete outputs/demo and start over")
     commands.add_parser("test", help="run the tests; further arguments go to pytest")
-    arguments, rest = parser.parse_known_args()
+    arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "test":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.rest = rest
@@ -55,21 +62,23 @@ def test_command(arguments: argparse.Namespace) -> list[str]:
 
 
 def prepare_environment() -> Path:
-    """Make `.venv` and install the requirements unless this very list is installed already; return its Python."""
+    """Make `.venv` and install the requirements unless this very list is installed; return its Python."""
     python = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = VENV / "requirements.sha256"
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
     if python.exists() and stamp.exists() and stamp.read_text() == wanted:
         return python
-    if not python.exists():
-        print(f"Making {VENV} ...", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+    # Made again even where there is one: that mends what was left half made, and keeps what is installed.
+    print(f"Making {VENV} ...", flush=True)
+    if subprocess.run([sys.executable, "-m", "venv", str(VENV)]).returncode:
+        sys.exit(f"{VENV} could not be made, its message is above: on Debian and Ubuntu `apt install "
+                 "python3-venv` first, and call run.py again.")
     print("Installing requirements.txt (once; several GB, a few minutes) ...", flush=True)
     result = subprocess.run([str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet",
                              "-r", str(REQUIREMENTS)])
     if result.returncode:
-        sys.exit("pip could not install requirements.txt; its message is above. Nothing else was changed: mend the "
-                 "cause (network, disk space) and call run.py again.")
+        sys.exit("pip could not install requirements.txt; its message is above. Nothing else was changed: "
+                 "mend the cause (network, disk space) and call run.py again.")
     # Written last: an installation that was cut short is taken up again by the next call.
     stamp.write_text(wanted)
     warn_without_cuda(python)
@@ -77,24 +86,44 @@ def prepare_environment() -> Path:
 
 
 def warn_without_cuda(python: Path) -> None:
-    """Say so when there is an NVIDIA GPU that the installed torch cannot use, as with PyPI's wheel on Windows."""
+    """Say so when the installed torch cannot use the NVIDIA GPU, as with PyPI's wheel on Windows."""
     if shutil.which("nvidia-smi") is None:
         return
     check = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 1)"
     if subprocess.run([str(python), "-c", check]).returncode:
-        print(f"There is an NVIDIA GPU, but this torch cannot use it. On Windows, PyPI's torch is built for the CPU: "
-              f"take the pip line for your CUDA version from pytorch.org (Get Started) and run it with {python} -m pip.")
+        print(
+            "There is an NVIDIA GPU, but this torch cannot use it. On Windows, PyPI's torch is built for "
+            "the CPU: take the pip line for your CUDA version from pytorch.org (Get Started) and run it with "
+            f"{python} -m pip."
+        )
 
 
 def run_and_wait(command: list[str]) -> int:
-    """Run `command` in the project's folder; at Ctrl-C let it save and end by itself, as it got the signal too."""
-    environment = dict(os.environ, PYTHONUNBUFFERED="1")
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+    """Run `command` in the project's folder; return its exit status, 130 or 143 when told to stop.
+
+    Ctrl-C reaches the command too, from the terminal, so here it is only waited for: training saves first.
+    SIGTERM reaches this process alone and is passed on. A stop counts even if the command ends well.
+    """
+    received: list[int] = []
+
+    def pass_on(number: int, frame) -> None:
+        received.append(number)
+        if number == signal.SIGTERM and process is not None:
+            process.terminate()
+
+    process = None
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        process = subprocess.Popen(command, cwd=ROOT, env=dict(os.environ, PYTHONUNBUFFERED="1"))
+        if signal.SIGTERM in received:  # it came while the process was being started
+            process.terminate()
+        status = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if status < 0:  # ended by a signal; shells say it so
+        status = 128 - status
+    return status or (128 + received[0] if received else 0)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@
     python test_model_during_training.py --checkpoint-dir runs/a --watch 60
     python test_model_during_training.py --data-csv data.csv --cases 12 --out preview.png
 
-Reads phase1_deepsa_latest.pth, which training replaces whole, so that it can be read at any time; without --data-csv
-the data of that run. The cases are the same every time: drawn once by --seed, spread over the patients of --split.
-Frame, label, prediction and agreement in colour, worst case on top; where the data has true masks, also against
-those. Scores against labels and against truth stand apart, never mixed. The history of the run is drawn above.
+Reads phase1_deepsa_latest.pth, which training replaces whole, so that it can be read at any time; without
+--data-csv the data of that run. The cases are the same every time: drawn once by --seed, spread over the
+patients of --split. Frame, label, prediction and agreement in colour, worst case on top; where the data has
+true masks, also against those. Scores against labels and against truth stand apart, never mixed. The history
+of the run is drawn above.
 On the CPU unless asked otherwise, so that it does not disturb training.
 """
+
 import argparse
 import sys
 import time
@@ -25,33 +27,48 @@ from tqdm import tqdm
 
 from data.cine import read_frame
 from data.errors import DataError
-from data.masks import read_mask, resize_mask
+from data.masks import read_frame_masks
+from data.paths import parse_path_maps
 from data.schema import load_table
 from models.deepsa_model import load_deepsa_model
-from utils.arguments import (HelpFormatter, add_data_arguments, add_device_argument, choose_device, parse_path_maps,
-                             positive_int)
+from utils.arguments import (
+    HelpFormatter,
+    add_data_arguments,
+    add_device_argument,
+    choose_device,
+    positive_int,
+)
 from utils.cases import choose_cases
 from utils.checkpoint import CheckpointError
-from utils.drawing import DPI, GREEN, SKY_BLUE, VERMILION, agreement_overlay, gallery_figure, mask_overlay, thumbnail
+from utils.drawing import (
+    DPI,
+    GREEN,
+    SKY_BLUE,
+    VERMILION,
+    agreement_overlay,
+    gallery_figure,
+    mask_overlay,
+    thumbnail,
+)
 from utils.files import save_figure_atomic
 from utils.history import read_history
 from utils.metrics import dice
-from utils.prediction import predict_vessels
+from utils.prediction import STAGE, THRESHOLD, predict_vessels
 from utils.prediction_report import view_text
+from utils.run_files import RunFiles
 
-LATEST, HISTORY, PREVIEW = (f"phase1_deepsa_{name}" for name in ("latest.pth", "history.jsonl", "preview.png"))
+PREVIEW = f"{STAGE}_preview.png"
 # Titles and fields of the history; scores against labels and against truth are never in one panel.
 PANELS = {"loss": ("train_loss", "val_loss"), "Dice against labels": ("train_dice", "val_dice_deepsa"),
           "Dice against truth": ("val_dice_truth", "val_deepsa_dice_truth")}
 LEGEND = {"both": GREEN, "only prediction": VERMILION, "only label, or only truth": SKY_BLUE}
 CURVES_INCHES = 2.6
-THRESHOLD = 0.5
 READ_TRIES, READ_WAIT_S = 5, 1.0    # Windows may refuse to open a file in the moment that it is replaced
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One frame with its prediction: frame uint8 (H, W, 3), label, truth (or None) and prediction bool (H, W)."""
+    """One frame with its prediction: frame uint8 (H, W, 3); label, truth, prediction bool (H, W)."""
     title: str
     frame: np.ndarray
     label: np.ndarray
@@ -64,19 +81,28 @@ class Case:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--checkpoint-dir", type=Path, default=Path("checkpoints"), help="folder of the run")
-    parser.add_argument("--out", type=Path, default=None, help=f"picture to write; without it {PREVIEW} in that folder")
+    parser.add_argument(
+        "--out", type=Path, default=None, help=f"picture to write; without it {PREVIEW} in that folder"
+    )
     parser.add_argument("--cases", type=positive_int, default=6, help="frames to draw")
-    parser.add_argument("--split", choices=("train", "val", "all"), default="val", help="rows to draw them from")
+    parser.add_argument(
+        "--split", choices=("train", "val", "all"), default="val", help="rows to draw them from"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of cases")
-    parser.add_argument("--watch", type=float, default=0, metavar="SECONDS",
-                        help="look again after so many seconds and draw whenever the checkpoint is new; 0: once")
+    parser.add_argument(
+        "--watch",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="look again after so many seconds and draw whenever the checkpoint is new; 0: once",
+    )
     add_device_argument(parser, default="cpu")
     add_data_arguments(parser, required=False)
     return parser
 
 
 def load_latest(path: Path, device):
-    """Return model and checkpoint; tried again for a few seconds where the file is being replaced (Windows)."""
+    """Return model and checkpoint; tried again for seconds where the file is being replaced (Windows)."""
     for attempt in range(READ_TRIES):
         try:
             return load_deepsa_model(path, device)
@@ -102,12 +128,18 @@ def predict_case(row: pd.Series, model, image_size: int, device) -> Case:
     """Predict one row at its analysed frame and score it at the frame's own size."""
     frame = read_frame(row["cine_path"], int(row["frame_index"]))
     size, view_deg = frame.shape[:2], (float(row["primary_angle"]), float(row["secondary_angle"]))
-    prediction = predict_vessels(model, frame, view_deg=view_deg, image_size=image_size, device=device) >= THRESHOLD
-    label, truth_path = resize_mask(read_mask(row["deepsa_pseudo_label_path"]), size), row.get("true_vessel_mask_path")
-    truth = resize_mask(read_mask(truth_path), size) if isinstance(truth_path, str) and truth_path else None
-    return Case(title=f"{row['patient_id']}  {row['vessel_pattern']}\n{view_text(view_deg)}", frame=frame, label=label,
-                truth=truth, prediction=prediction, dice_deepsa=dice(prediction, label),
-                dice_truth=None if truth is None else dice(prediction, truth))
+    probability = predict_vessels(model, frame, view_deg=view_deg, image_size=image_size, device=device)
+    prediction, masks = probability >= THRESHOLD, read_frame_masks(row, size)
+    label, truth = masks["deepsa"], masks.get("truth")
+    return Case(
+        title=f"{row['patient_id']}  {row['vessel_pattern']}\n{view_text(view_deg)}",
+        frame=frame,
+        label=label,
+        truth=truth,
+        prediction=prediction,
+        dice_deepsa=dice(prediction, label),
+        dice_truth=None if truth is None else dice(prediction, truth),
+    )
 
 
 def draw_preview(cases: Sequence[Case], history: Sequence[dict], title: str) -> Figure:
@@ -131,7 +163,9 @@ def _case_pictures(case: Case, with_truth: bool) -> list[np.ndarray | None]:
                 mask_overlay(case.frame, case.prediction, VERMILION),
                 agreement_overlay(case.frame, case.label, case.prediction)]
     if with_truth:
-        pictures.append(None if case.truth is None else agreement_overlay(case.frame, case.truth, case.prediction))
+        pictures.append(
+            None if case.truth is None else agreement_overlay(case.frame, case.truth, case.prediction)
+        )
     return pictures
 
 
@@ -148,7 +182,9 @@ def _draw_history(figure: Figure, history: Sequence[dict]) -> None:
     height = figure.get_figheight()
     for number, (title, fields) in enumerate(panels.items()):
         left, width = 0.05 + number * 0.95 / len(panels), 0.95 / len(panels) - 0.05
-        axis = figure.add_axes((left, 1 - (CURVES_INCHES + 0.75) / height, width, (CURVES_INCHES - 0.15) / height))
+        axis = figure.add_axes(
+            (left, 1 - (CURVES_INCHES + 0.75) / height, width, (CURVES_INCHES - 0.15) / height)
+        )
         for field in fields:
             points = [(line["epoch"], line[field]) for line in history if line.get(field) is not None]
             axis.plot(*zip(*points), "o-", markersize=3, label=field)
@@ -160,16 +196,18 @@ def _draw_history(figure: Figure, history: Sequence[dict]) -> None:
 
 def describe(cases: Sequence[Case], checkpoint: dict) -> str:
     """Return the one line of figures."""
-    line = (f"epoch {checkpoint['epoch']}, step {checkpoint['global_step']}: on these {len(cases)} cases mean Dice "
-            f"against labels {np.mean([case.dice_deepsa for case in cases]):.3f}")
+    line = (
+        f"epoch {checkpoint['epoch']}, step {checkpoint['global_step']}: on these {len(cases)} cases mean "
+        f"Dice against labels {np.mean([case.dice_deepsa for case in cases]):.3f}"
+    )
     truths = [case.dice_truth for case in cases if case.dice_truth is not None]
     return line + (f", against truth {np.mean(truths):.3f} ({len(truths)} cases)" if truths else "")
 
 
 def preview(args: argparse.Namespace, rows: pd.DataFrame | None) -> pd.DataFrame:
     """Draw the checkpoint as it is now; return the cases' rows, to be used again."""
-    device = choose_device(args.device)
-    model, checkpoint = load_latest(args.checkpoint_dir / LATEST, device)
+    device, files = choose_device(args.device), RunFiles(args.checkpoint_dir, STAGE)
+    model, checkpoint = load_latest(files.latest, device)
     rows = choose_rows(args, checkpoint["config"]) if rows is None else rows
     image_size = checkpoint["config"]["image_size"]
     cases = [predict_case(row, model, image_size, device)
@@ -180,7 +218,7 @@ def preview(args: argparse.Namespace, rows: pd.DataFrame | None) -> pd.DataFrame
     line = describe(cases, checkpoint)
     order = f"worst first by Dice against {'truth' if by_truth else 'labels'}"
     out = args.out or args.checkpoint_dir / PREVIEW
-    figure = draw_preview(cases, read_history(args.checkpoint_dir / HISTORY), f"{line}\n{order}")
+    figure = draw_preview(cases, read_history(files.history), f"{line}\n{order}")
     save_figure_atomic(figure, out, dpi=DPI)
     print(f"{line}; {out}", flush=True)
     return rows
@@ -188,7 +226,7 @@ def preview(args: argparse.Namespace, rows: pd.DataFrame | None) -> pd.DataFrame
 
 def watch(args: argparse.Namespace) -> None:
     """Draw now, and with --watch again whenever the checkpoint has changed, until Ctrl-C."""
-    latest, rows, drawn = args.checkpoint_dir / LATEST, None, None
+    latest, rows, drawn = RunFiles(args.checkpoint_dir, STAGE).latest, None, None
     while True:
         stamp = latest.stat().st_mtime_ns if latest.exists() else None
         if stamp is None and args.watch:
@@ -205,7 +243,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         watch(args)
     except KeyboardInterrupt:
-        return 0
+        if args.watch:      # the way to end it
+            return 0
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
     except (DataError, CheckpointError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -7,8 +7,11 @@
     python train_stage1_deepsa.py ... --eval-only --init-from checkpoints/phase1_deepsa_best.pth
     torchrun --nproc-per-node 2 train_stage1_deepsa.py ...                              # as torchrun says
 
+Windows: the script starts its processes itself. For torchrun there, `set USE_LIBUV=0` before it.
+
 Ctrl-C or SIGTERM saves at the next step and leaves. In --checkpoint-dir: phase1_deepsa_latest.pth (to go on),
-_best.pth (best validation Dice against the labels), _history.jsonl, _curves.png, _metrics.json.
+_best.pth (best validation Dice against the labels), _history.jsonl, _curves.png, _metrics.json
+(--eval-split train or all: _metrics_train.json, _metrics_all.json).
 """
 
 from __future__ import annotations
@@ -17,11 +20,10 @@ import argparse
 import functools
 import os
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
 from data.dataset import AngiogramDataset, collate
+from data.paths import parse_path_maps
 from data.schema import load_table, select_split
 from engine import DRY_RUN_BATCHES, evaluate, train_one_epoch
 from models.deepsa_model import build_deepsa_model
@@ -30,22 +32,23 @@ from utils.arguments import (
     add_data_arguments,
     add_model_arguments,
     add_training_arguments,
+    check_weights_arguments,
     choose_amp,
     choose_device,
     choose_image_size,
     choose_num_workers,
-    parse_path_maps,
 )
 from utils.checkpoint import CheckpointError, load_checkpoint, load_weights
 from utils.distributed import Ranks, launch, wrap_model
-from utils.entry import clean_exit, command_line, describe_epoch, describe_start
+from utils.entry import clean_exit, command_line, describe_epoch, describe_start, describe_weights
 from utils.interrupt import StopRequest
 from utils.loader import build_loader
 from utils.losses import bce_loss, soft_dice_loss
 from utils.metrics import dice, format_summary, mask_scores, summarise_records
+from utils.prediction import logits_at_size
 from utils.run_files import RunFiles
 from utils.sampler import EvaluationSampler, TrainingSampler
-from utils.training_state import TrainingState, build_optimizer, build_schedule
+from utils.training_state import TrainingState, build_optimizer, build_schedule, digest_of_rows
 
 STAGE = "phase1_deepsa"
 CLASSES = ("vessel",)
@@ -74,10 +77,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     try:
         args.image_size = choose_image_size(args.backbone, args.image_size)
         parse_path_maps(args.path_map)
+        check_weights_arguments(args.backbone, args.sam3_checkpoint, args.random_init)
+        choose_device(args.device)
     except ValueError as error:
         parser.error(str(error))
     if args.eval_only and args.init_from is None:
         parser.error("--eval-only needs --init-from, the checkpoint to validate")
+    if args.eval_only and args.resume:
+        parser.error("--eval-only validates --init-from and trains nothing: leave --resume out")
     return args
 
 
@@ -117,20 +124,32 @@ def describe_row(table, index: int) -> str:
     return f"CSV row {row['csv_line']} ({where})"
 
 
-def build_model(args: argparse.Namespace) -> tuple[torch.nn.Module, dict | None]:
-    """The model with its first weights, and the checkpoint of this project that they came from, if any."""
-    source = args.init_from
+def build_model(args: argparse.Namespace, *, resumes: bool = False) -> tuple[torch.nn.Module, dict | None]:
+    """The model with its first weights, and the checkpoint of this project that they came from, if any.
+
+    resumes: they will come from the latest checkpoint, so no file is read for them here.
+    """
+    source = None if resumes else args.init_from
+    from_sam3 = not resumes and source is None
     model = build_deepsa_model(
         backbone=args.backbone, image_size=args.image_size, use_view=args.use_view,
-        sam3_checkpoint=args.sam3_checkpoint, random_init=args.random_init or source is not None,
+        sam3_checkpoint=args.sam3_checkpoint if from_sam3 else None,
+        random_init=args.random_init or not from_sam3,
     )
     if source is None:
         return model, None
     checkpoint = load_checkpoint(source)
     if (stage := checkpoint["stage"]) != STAGE:
         raise CheckpointError(f"{source}: of stage {stage!r}; stage 1 starts from {STAGE!r} or from SAM 3")
+    trained_at = checkpoint["config"].get("image_size")
+    if args.eval_only and trained_at != args.image_size:
+        raise CheckpointError(
+            f"{source} was trained at --image-size {trained_at}, given is {args.image_size}: its scores at "
+            f"another size would not be its own. Add --image-size {trained_at}."
+        )
     load_weights(model, checkpoint["model"], source=source)
-    return model, {"path": str(source), **{key: checkpoint[key] for key in ("stage", "epoch", "global_step")}}
+    facts = {key: checkpoint[key] for key in ("stage", "epoch", "global_step")}
+    return model, {"path": str(source), **facts, "image_size": trained_at}
 
 
 def compute_loss(model: torch.nn.Module, batch: dict) -> dict[str, torch.Tensor]:
@@ -154,7 +173,7 @@ def score_batch(model: torch.nn.Module, batch: dict) -> list[dict[str, float]]:
     records = []
     labels, rows = batch["frame_deepsa_mask"], batch["row"].tolist()
     for row, loss, logits, label, truth in zip(rows, losses, vessel_logits, labels, truths, strict=True):
-        prediction = mask_at_frame_size(logits, label.shape)
+        prediction = logits_at_size(logits[0], label.shape) >= 0
         record = {"row": row, "loss": loss, **mask_scores(prediction, label, "deepsa")}
         if truth is not None:
             record |= mask_scores(prediction, truth, "truth") | {"deepsa_dice_truth": dice(label, truth)}
@@ -162,10 +181,11 @@ def score_batch(model: torch.nn.Module, batch: dict) -> list[dict[str, float]]:
     return records
 
 
-def mask_at_frame_size(vessel_logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Logits (1, S, S) to a bool mask (H, W) of the frame: probability above 0.5, pixel centres as in cv2."""
-    resized = F.interpolate(vessel_logits[None], size, mode="bilinear", align_corners=False, antialias=True)
-    return (resized[0, 0] > 0).cpu().numpy()
+def report_evaluation(metrics: dict, split: str, parent: dict, files: RunFiles) -> None:
+    """Write and print the `metrics` of the checkpoint `parent` on `split`."""
+    of = {"checkpoint": parent["path"], "epoch": parent["epoch"], "global_step": parent["global_step"]}
+    path = files.save_metrics({"split": split, **of, **metrics}, split=split)
+    print(f"{parent['path']} on {split}: {format_summary(metrics)}\nwritten to {path}", flush=True)
 
 
 def run(ranks: Ranks, args: argparse.Namespace, tables: dict) -> None:
@@ -173,17 +193,17 @@ def run(ranks: Ranks, args: argparse.Namespace, tables: dict) -> None:
     device = choose_device(args.device, ranks.local_rank)
     amp, amp_reason = choose_amp(args.amp, device)
     files = RunFiles(args.checkpoint_dir, STAGE)
+    say = print if ranks.is_main else lambda *_, **__: None
     torch.manual_seed(args.seed)
     with StopRequest(announce=ranks.is_main) as stop:
-        model, parent = build_model(args)
+        model, parent = build_model(args, resumes=args.resume and files.latest.exists())
         model.to(device)
         loaders = build_loaders(args, tables, ranks, device)
         setting = dict(ranks=ranks, device=device, amp=amp, stop=stop)
         if args.eval_only:
             metrics = validate(model, loaders["val"], tables["val"], **setting)
             if ranks.is_main:
-                files.save_metrics(metrics)
-                print(f"{format_summary(metrics)}\nwritten to {files.metrics}", flush=True)
+                report_evaluation(metrics, args.eval_split, parent, files)
             return
         sampler = loaders["train"].batch_sampler
         groups = model.parameter_groups(
@@ -191,14 +211,15 @@ def run(ranks: Ranks, args: argparse.Namespace, tables: dict) -> None:
         )
         optimizer = build_optimizer(groups, device)
         steps = args.epochs * sampler.steps_per_epoch
+        facts = {"amp": amp, "command": command_line(), "training_rows": digest_of_rows(tables["train"])}
         state = TrainingState(
             stage=STAGE, model=wrap_model(model, ranks, device), optimizer=optimizer, sampler=sampler,
             scheduler=build_schedule(optimizer, steps=steps, warmup_steps=args.warmup_steps),
-            config={**vars(args), "amp": amp, "command": command_line()}, classes=CLASSES, parent=parent,
+            config={**vars(args), **facts}, classes=CLASSES, parent=parent,
         )
         torch.manual_seed(args.seed + 1 + ranks.rank)  # ranks must not drop the same paths
-        say = print if ranks.is_main else lambda *_, **__: None
-        say(describe_start(state, ranks, device, amp, amp_reason, tables, args.epochs), flush=True)
+        weights = describe_weights(model.backbone.load_report, parent, args.image_size)
+        say(describe_start(state, ranks, device, amp, amp_reason, tables, args.epochs, weights), flush=True)
         if args.resume:
             say(files.resume(state, ranks), flush=True)
         if state.progress.epoch >= args.epochs:

@@ -29,7 +29,10 @@ def parse_angle(value: object, axis: str) -> float:
     if value is None or (isinstance(value, str) and value.strip().lower() in MISSING):
         return math.nan
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    angle = float(value) if is_number else _parse_text(value, axis)
+    try:
+        angle = float(value) if is_number else _parse_text(value, axis)
+    except OverflowError:  # a whole number of hundreds of digits
+        angle = math.inf
     if abs(angle) > limit:
         raise ValueError(f"{axis} angle {value!r} is out of range; allowed: -{limit:g} to {limit:g} degrees")
     return angle

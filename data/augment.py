@@ -84,8 +84,9 @@ def augment(
     Returns float32 (S, S, 3) in [0, 1] and uint8 (S, S). All randomness comes from `rng`.
     """
     change = draw_change(rng)
-    image, coverage = move(image, coverage, change)
-    image = shade(image, change).astype(np.float32)
+    # Shaded first: brightness would lift the black that comes in from outside.
+    image, coverage = move(shade(image, change), coverage, change)
+    image = image.astype(np.float32)
     image *= np.float32(1 / 255)
     image += (rng.standard_normal(image.shape[:2], dtype=np.float32) * np.float32(change.noise))[..., None]
     return close_blades(np.clip(image, 0, 1, out=image), coverage, change)

@@ -13,7 +13,7 @@ import numpy as np
 from data.angles import parse_angle
 from data.cass import SEGMENTS
 from data.cine import cine_shape, read_frame
-from data.contours import Contours, read_contours
+from data.contours import POLYLINES, Contours, read_contours
 from data.errors import DataError, Fault
 from data.masks import read_label_map, read_mask
 
@@ -31,6 +31,7 @@ CASS_ALLOWED = f"allowed: {min(SEGMENTS)} to {max(SEGMENTS)} (the CASS segments 
 
 ANGLE_DISAGREES_DEG = 1.0  # Medis rounds to whole degrees, DICOM has tenths
 CENTERLINE_IN_MASK = 0.8
+BEYOND_FRAME = 0.1  # of a side: an outline may run a little past the border, not lie elsewhere
 
 
 class RowCheck:
@@ -68,7 +69,7 @@ def check_row(line: int, cells: dict[str, str], resolve: Callable[[str], tuple[P
     _check_mask(row, "deepsa_pseudo_label_path", None)
     _check_mask(row, "true_vessel_mask_path", frame_size)
     _check_cass_map(row, frame_size)
-    contours = _check_contours(row)
+    contours = _check_contours(row, frame_size)
     _check_angles(row, contours)
     if contours is not None:
         _warn_of_contradictions(row, contours, segment)
@@ -195,14 +196,26 @@ def _check_cass_map(row: RowCheck, size: tuple[int, int] | None) -> None:
         row.fault(column, f"the map is {_size(cass_map.shape)}; allowed: {_size(size)}, as the frames are")
 
 
-def _check_contours(row: RowCheck) -> Contours | None:
+def _check_contours(row: RowCheck, size: tuple[int, int] | None) -> Contours | None:
+    """The contours when they can be read and, as far as the frame's `size` is known, lie on the frame."""
     if "contours_path" not in row.record:
         return None
     try:
-        return read_contours(row.record["contours_path"])
+        contours = read_contours(row.record["contours_path"])
     except DataError as error:
         row.fault("contours_path", error)
         return None
+    outside = [name for name in POLYLINES if size and not _is_near_frame(getattr(contours, name), size)]
+    for name in outside:
+        low, high = getattr(contours, name).min(axis=0), getattr(contours, name).max(axis=0)
+        seen = f"{name} reaches from ({low[0]:g}, {low[1]:g}) to ({high[0]:g}, {high[1]:g})"
+        row.fault("contours_path", f"{seen}; allowed: pixels (x, y) of the frame, {_size(size)}")
+    return None if outside else contours
+
+
+def _is_near_frame(points: np.ndarray, size: tuple[int, int]) -> bool:
+    sides = np.array(size[::-1])
+    return bool((points >= -BEYOND_FRAME * sides).all() and (points <= (1 + BEYOND_FRAME) * sides).all())
 
 
 def _check_angles(row: RowCheck, contours: Contours | None) -> None:
@@ -228,9 +241,9 @@ def _warn_of_contradictions(row: RowCheck, contours: Contours, segment: np.ndarr
     for warning in contours.contradictions():
         row.warn("contours_path", warning)
     if segment is not None:
-        x, y = np.rint(contours.centerline).astype(int).T
-        inside = (x >= 0) & (y >= 0) & (x < segment.shape[1]) & (y < segment.shape[0])
-        hit = np.count_nonzero(segment[y[inside], x[inside]]) / len(x)
+        points = np.rint(contours.centerline)
+        x, y = points[((points >= 0) & (points < segment.shape[::-1])).all(axis=1)].astype(int).T
+        hit = np.count_nonzero(segment[y, x]) / len(points)
         if hit < CENTERLINE_IN_MASK:
             text = f"only {hit:.0%} of the contours' centreline lies in this mask"
             row.warn("vessel_mask_actual_path", text)

@@ -23,9 +23,16 @@ MEASUREMENTS = (
 # Without these nothing can be measured; the other measurements are only reported when they are missing.
 NEEDED_MEASUREMENTS = MEASUREMENTS[:3]
 NEEDED_KEYS = ("segment_name", "frame_num", *POLYLINES, "measurements", "calibration")
+# 0 is allowed for the smallest diameter: a total occlusion measures so.
+NEVER_NEGATIVE = (
+    "MLD_mm", "lesion_length_mm", "proximal_normal_diameter_mm", "distal_normal_diameter_mm",
+    "segment_length_mm",
+)
+LEAST_POINTS = 10  # Medis writes 300 to 400; fewer than this outline no vessel
 
 STENOSIS_DISAGREES_POINTS = 1.5  # %DS is often printed as a whole number
 LARGEST_CATHETER_MM = 4.0  # 12 F, larger than any coronary catheter
+LARGEST_NUMBER = 1e9  # no measurement comes near; keeps infinity and endless digits out
 LARGEST_MAGNIFICATION = 1.8  # source-detector 1200 mm over source-patient 720 mm is 1.67
 
 
@@ -40,7 +47,7 @@ class Contours:
     """
 
     segment_name: str
-    frame_num: int
+    frame_num: int | None
     centerline: np.ndarray
     left_edge: np.ndarray
     right_edge: np.ndarray
@@ -62,22 +69,23 @@ class Contours:
         if self.missing_measurements:
             said.append(f"measurements missing or null: {', '.join(self.missing_measurements)}")
         mld, rvd, stenosis, area = (self.measurements[name] for name in MEASUREMENTS[:4])
-        expected = 100 * (1 - mld / rvd) if rvd else math.nan
+        ratio = mld / rvd
+        expected = 100 * (1 - ratio)
         if abs(stenosis - expected) > STENOSIS_DISAGREES_POINTS:
             said.append(f"diameter stenosis {stenosis:.1f} %, but 1 - MLD / RVD gives {expected:.1f} %")
-        expected_area = 100 * (1 - (mld / rvd) ** 2) if rvd else math.nan
+        expected_area = 100 * (1 - ratio * ratio)
         if abs(area - expected_area) > STENOSIS_DISAGREES_POINTS:
             said.append(f"area stenosis {area:.1f} %, but 1 - (MLD / RVD)^2 gives {expected_area:.1f} %")
         return said + self._calibration_contradictions()
 
     def _calibration_contradictions(self) -> list[str]:
         said, catheter = [], self.calibration.get("catheter_diameter_mm")
-        if isinstance(catheter, (int, float)) and catheter > LARGEST_CATHETER_MM:
+        if catheter is not None and catheter > LARGEST_CATHETER_MM:
             said.append(f"catheter_diameter_mm {catheter:g} must be French size ({catheter / 3:.2f} mm)")
-        scale, spacing = self.calibration.get("scale_factor"), self.calibration.get("imager_pixel_spacing_mm")
-        if isinstance(scale, (int, float)) and isinstance(spacing, list) and len(spacing) == 2:
+        scale, spacing = self.calibration["scale_factor"], self.calibration.get("imager_pixel_spacing_mm")
+        if spacing is not None:
             # At the detector a pixel is larger than in the patient: by the magnification, about 1.1 to 1.7.
-            magnification = scale * float(np.mean(spacing))
+            magnification = scale * sum(spacing) / 2
             if not 1.0 <= magnification <= LARGEST_MAGNIFICATION:
                 said.append(
                     f"scale_factor {scale:g} px/mm and imager spacing {spacing} mm mean a magnification of "
@@ -87,20 +95,24 @@ class Contours:
 
 
 def read_contours(path: str | Path) -> Contours:
-    """Read a contours file; DataError, naming file and key, when it is unreadable or incomplete."""
+    """Read a contours file; DataError, naming file and every bad key, when it is unreadable or untrue."""
     content = _read_json(path)
-    missing = [key for key in NEEDED_KEYS if key not in content]
-    for part, keys in (("measurements", NEEDED_MEASUREMENTS), ("calibration", ("scale_factor",))):
-        if part in content:
-            missing += [f"{part}.{key}" for key in keys if key not in _section(content, part, path)]
-    if missing:
-        raise DataError(f"{path}: keys missing: {', '.join(missing)}; export the contours with all of them")
-    given = content["measurements"]
+    problems = _find_missing(content)
+    if problems:
+        raise DataError(f"{path}: {'; '.join(problems)}; export the contours with all of them")
+    given, calibration = content["measurements"], content["calibration"]
+    lines = {name: _points(content[name]) for name in POLYLINES}
+    problems = [f"{name} is no line ({_shown(content[name])}); allowed: {LEAST_POINTS} or more points "
+                "[[x, y], ...]" for name, points in lines.items() if points is None]
+    problems += _check_words(content) + _check_calibration(calibration) + _check_measurements(given)
+    if lines["centerline"] is not None:
+        problems += _check_index(given.get("MLD_centerline_index"), len(lines["centerline"]))
+    if problems:
+        raise DataError(f"{path}: {'; '.join(problems)}. Correct the file, or export it again")
     return Contours(
-        segment_name=str(content["segment_name"]), frame_num=content["frame_num"],
-        **{name: _points(content[name], name, path) for name in POLYLINES},
-        measurements={name: _number(given.get(name), name, path) for name in MEASUREMENTS},
-        calibration=content["calibration"], view_angles=_section(content, "view_angles", path),
+        segment_name=content["segment_name"], frame_num=content["frame_num"], **lines,
+        measurements={name: _number(given.get(name)) for name in MEASUREMENTS},
+        calibration=calibration, view_angles=content.get("view_angles") or {},
         analyst=content.get("analyst"), analysis_date=content.get("analysis_date"),
     )
 
@@ -112,35 +124,107 @@ def _read_json(path: str | Path) -> dict:
         raise DataError(f"{path}: cannot be opened ({error})") from error
     try:
         content = json.loads(decode_text(raw))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: truncated or not JSON ({error}); export it again") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds a {type(content).__name__}; allowed: one JSON object")
     return content
 
 
-def _section(content: dict, name: str, path: str | Path) -> dict:
-    section = content.get(name) or {}
-    if not isinstance(section, dict):
-        raise DataError(f"{path}: {name} is {section!r}; allowed: a JSON object with its own keys")
-    return section
+def _find_missing(content: dict) -> list[str]:
+    """Keys that are not there, and sections that are no JSON objects."""
+    problems, missing = [], [key for key in NEEDED_KEYS if key not in content]
+    sections = {"measurements": NEEDED_MEASUREMENTS, "calibration": ("scale_factor",), "view_angles": ()}
+    for part, keys in sections.items():
+        section = content.get(part) or {}
+        if not isinstance(section, dict):
+            problems.append(f"{part} is {_shown(section)}; allowed: a JSON object with its own keys")
+        elif part in content:
+            missing += [f"{part}.{key}" for key in keys if key not in section]
+    return problems + ([f"keys missing: {', '.join(missing)}"] if missing else [])
 
 
-def _points(values: object, name: str, path: str | Path) -> np.ndarray:
+def _check_words(content: dict) -> list[str]:
+    problems, frame_num = [], content["frame_num"]
+    for key in ("segment_name", "analyst", "analysis_date"):
+        value = content.get(key)
+        if not isinstance(value, str) and (value is not None or key in NEEDED_KEYS):
+            problems.append(f"{key} is {_shown(value)}; allowed: text")
+    if frame_num is not None and not (_is_number(frame_num) and float(frame_num).is_integer()):
+        problems.append(f"frame_num is {_shown(frame_num)}; allowed: a whole number or null")
+    return problems
+
+
+def _check_calibration(calibration: dict) -> list[str]:
+    problems = []
+    if not _is_number(calibration["scale_factor"]) or calibration["scale_factor"] <= 0:
+        seen = _shown(calibration["scale_factor"])
+        problems.append(f"calibration.scale_factor is {seen}; allowed: a number above 0 (pixels per mm)")
+    catheter, spacing = (calibration.get(key) for key in ("catheter_diameter_mm", "imager_pixel_spacing_mm"))
+    if catheter is not None and not (_is_number(catheter) and catheter > 0):
+        seen = _shown(catheter)
+        problems.append(f"calibration.catheter_diameter_mm is {seen}; allowed: a number above 0, or null")
+    is_pair = isinstance(spacing, list) and len(spacing) == 2
+    if spacing is not None and not (is_pair and all(_is_number(step) and step > 0 for step in spacing)):
+        seen = _shown(spacing)
+        problems.append(f"calibration.imager_pixel_spacing_mm is {seen}; allowed: [row, column], or null")
+    return problems
+
+
+def _check_measurements(given: dict) -> list[str]:
+    """What cannot be true of one measurement alone; what two of them say together is a contradiction."""
+    problems = []
+    for name in MEASUREMENTS:
+        value, is_needed = given.get(name), name in NEEDED_MEASUREMENTS
+        kind = "a number" if is_needed else "a number or null"
+        if value is None or _is_nan(value):
+            wrong = is_needed
+        elif not _is_number(value):
+            wrong = True
+        elif name == "interpolated_RVD_mm":
+            kind, wrong = "a number above 0", value <= 0
+        elif name in NEVER_NEGATIVE:
+            kind, wrong = f"{kind}, not below 0", value < 0
+        else:
+            wrong = name in ("diameter_stenosis_pct", "area_stenosis_pct") and value > 100
+            kind = f"{kind}, at most 100" if wrong else kind
+        if wrong:
+            problems.append(f"measurements.{name} is {_shown(value)}; allowed: {kind}")
+    return problems
+
+
+def _check_index(index: object, points: int) -> list[str]:
+    if not _is_number(index) or (float(index).is_integer() and 0 <= index < points):
+        return []  # no number at all is said of it elsewhere
+    allowed = f"0 to {points - 1}, as the centreline has {points} points"
+    return [f"measurements.MLD_centerline_index is {_shown(index)}; allowed: {allowed}"]
+
+
+def _points(values: object) -> np.ndarray | None:
+    """float64 (N, 2), or None when these are no points."""
     try:
         points = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        points = np.empty(0)
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2 or not np.isfinite(points).all():
-        seen = f"shape {list(points.shape)}" if points.size else repr(values)[:60]
-        raise DataError(f"{path}: {name} is no line ({seen}); allowed: two or more points [[x, y], ...]")
-    return points
+    except (TypeError, ValueError, OverflowError):
+        return None
+    is_line = points.ndim == 2 and points.shape[1] == 2 and len(points) >= LEAST_POINTS
+    return points if is_line and np.isfinite(points).all() else None
 
 
-def _number(value: object, name: str, path: str | Path) -> float:
-    if value is None:
-        return math.nan
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: measurements.{name} is {value!r}; allowed: a number or null") from error
+def _is_number(value: object) -> bool:
+    """Whether JSON gave a finite number; true and false are none, and neither is a number in quotes."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < LARGEST_NUMBER
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from data.augment import augment
 from data.cine import read_frame
-from data.masks import mask_coverage, read_mask, resize_mask, resize_picture
+from data.masks import mask_coverage, read_frame_masks, read_mask, resize_picture
 
 
 class AngiogramDataset(Dataset):
@@ -58,7 +58,10 @@ class AngiogramDataset(Dataset):
             "image": image, "deepsa_mask": mask, "row": int(index),
             "view_deg": torch.tensor([row["primary_angle"], row["secondary_angle"]], dtype=torch.float32),
         }
-        return sample | (_frame_masks(row, label, frame.shape[:2]) if self.frame_masks else {})
+        if self.frame_masks:
+            masks = read_frame_masks(row, frame.shape[:2])
+            sample |= {f"frame_{name}_mask": mask for name, mask in masks.items()}
+        return sample
 
     def _network_input(self, frame, label, index, epoch) -> tuple[torch.Tensor, torch.Tensor]:
         size = (self.image_size, self.image_size)
@@ -69,14 +72,6 @@ class AngiogramDataset(Dataset):
             image = image.astype(np.float32) / np.float32(255)
         mask = torch.from_numpy((coverage >= 128).astype(np.float32))[None]
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), mask
-
-
-def _frame_masks(row: dict, label: np.ndarray, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    masks = {"frame_deepsa_mask": resize_mask(label, size)}
-    truth = row.get("true_vessel_mask_path")
-    if isinstance(truth, str) and truth:
-        masks["frame_truth_mask"] = resize_mask(read_mask(truth), size)
-    return masks
 
 
 def collate(samples: list[dict]) -> dict:

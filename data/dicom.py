@@ -20,6 +20,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 from data.errors import DataError
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_MOST_BITS = 16     # what the XA module allows (C.8.7.1); all greys of 32 bits would fill the memory
 _PREAMBLE_BYTES = 128          # part 10, section 7.1: 128 free bytes, then the letters DICM
 _UNWINDOWED_PERCENTILES = (0.5, 99.5)   # what is shown of a file that states no window: all but stray pixels
 
@@ -148,11 +149,26 @@ class DicomCine:
             raise DataError(f"{self.path}: not a DICOM file (no DICM after the preamble)") from error
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read ({error})") from error
-        if "PixelData" not in self._dataset or "Rows" not in self._dataset:
-            raise DataError(f"{self.path}: a DICOM file without pixels (a directory or a report?); "
-                            "give the image file itself")
-        self.header = _read_header(self._dataset, self.path)
+        except Exception as error:      # damaged bytes surface as whatever error pydicom meets first
+            raise _damaged(self.path, error) from error
+        self.header = self._checked_header()
         self._table: np.ndarray | None = None
+
+    def _checked_header(self) -> XAHeader:
+        missing = [name for name in ("PixelData", "Rows", "Columns") if name not in self._dataset]
+        if missing:
+            raise DataError(f"{self.path}: a DICOM file without {', '.join(missing)} (a directory or a "
+                            "report?); give the image file itself")
+        try:        # values are decoded when they are first used
+            header = _read_header(self._dataset, self.path)
+        except DataError:
+            raise
+        except Exception as error:
+            raise _damaged(self.path, error) from error
+        if min(header.frames, header.height, header.width) < 1:
+            raise DataError(f"{self.path}: {header.frames} frames of {header.width} x {header.height} "
+                            "pixels; allowed: at least 1 of each. Export the file again")
+        return header
 
     def __len__(self) -> int:
         return self.header.frames
@@ -161,7 +177,7 @@ class DicomCine:
         try:
             return pixel_array(self._dataset, index=frame_index)
         except Exception as error:      # each of pydicom's decoders has errors of its own
-            syntax = self._dataset.file_meta.TransferSyntaxUID.name
+            syntax = getattr(self._dataset.file_meta.get("TransferSyntaxUID"), "name", "no transfer syntax")
             raise DataError(f"{self.path}: frame {frame_index} does not decode ({syntax}): {error}. Is the "
                             "file whole? JPEG needs the packages pylibjpeg and pylibjpeg-libjpeg") from error
 
@@ -172,12 +188,27 @@ class DicomCine:
         stored = self._stored(frame_index)
         if stored.ndim == 3:
             return _color_frame(stored, self.path)
+        try:
+            return self._grey_frame(stored)
+        except DataError:
+            raise
+        except Exception as error:
+            raise _damaged(self.path, error) from error
+
+    def _grey_frame(self, stored: np.ndarray) -> np.ndarray:
+        if not 1 <= int(self._dataset.BitsStored) <= _MOST_BITS:
+            bits = self._dataset.BitsStored
+            raise DataError(f"{self.path}: BitsStored is {bits}; allowed: 1 to {_MOST_BITS}")
         if self._table is None:
             middle = self._stored(len(self) // 2) if not _has_window(self._dataset) else stored
             self._table = _display_table(self._dataset, middle)
         low, high = _stored_range(self._dataset)
         grey = self._table[np.clip(stored.astype(np.int64), low, high) - low]
         return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: damaged ({type(error).__name__}: {error}); copy or export the file again")
 
 
 def _color_frame(stored: np.ndarray, path: Path) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Masks and label maps from `.npy` or `.png`, and masks at another size."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 from data.errors import DataError
 
 MASK_VALUES = (0, 1, 255)
+MASK_COLUMNS = {"deepsa": "deepsa_pseudo_label_path", "truth": "true_vessel_mask_path"}
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -66,6 +68,20 @@ def _read_png(path: str | Path) -> np.ndarray:
     return values
 
 
+def read_frame_masks(row: Mapping, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The masks of a row of the table as bool `size` = (height, width), the frame's own.
+
+    "deepsa" is always there, "truth" only where the row has a `true_vessel_mask_path`.
+    """
+    return {name: resize_mask(read_mask(path), size) for name, path in mask_paths(row).items()}
+
+
+def mask_paths(row: Mapping) -> dict[str, str]:
+    """The paths of "deepsa" and "truth" in a row of the table, without those that are blank or absent."""
+    paths = {name: row.get(column) for name, column in MASK_COLUMNS.items()}
+    return {name: path for name, path in paths.items() if isinstance(path, str) and path}
+
+
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bool (H, W) to bool `size` = (height, width): true where at least half of the new pixel is covered."""
     return mask_coverage(mask, size) >= 128
@@ -77,9 +93,12 @@ def mask_coverage(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_picture(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W[, C]) to `size` = (height, width): means of areas when shrinking, linear when growing."""
+    """uint8 or float32 (H, W[, C]) to `size` = (height, width): means of areas when shrinking, else linear.
+
+    Only when both sides shrink: with one side growing, means of areas would repeat pixels along it.
+    """
     if picture.shape[:2] == tuple(size):
         return picture
-    shrinks = size[0] * size[1] < picture.shape[0] * picture.shape[1]
+    shrinks = size[0] <= picture.shape[0] and size[1] <= picture.shape[1]
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(picture, (size[1], size[0]), interpolation=how)

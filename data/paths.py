@@ -13,6 +13,17 @@ PathMaps = Sequence[tuple[str, str]]
 _WINDOWS_ABSOLUTE = re.compile(r"[A-Za-z]:/|//")
 
 
+def parse_path_maps(values: Sequence[str]) -> list[tuple[str, str]]:
+    """`["OLD=NEW", ...]` as [(old, new), ...]; raises ValueError for text without both sides."""
+    maps = []
+    for value in values:
+        old, separator, new = value.partition("=")
+        if not (old and separator and new):
+            raise ValueError(rf"--path-map {value!r}: expected OLD=NEW, for example E:\Angio=/mnt/angio")
+        maps.append((old, new))
+    return maps
+
+
 def resolve_path(text: str, data_root: Path, path_maps: PathMaps = ()) -> Path:
     """The local absolute path for the text of a CSV cell. The first map whose start fits is applied.
 

@@ -11,6 +11,7 @@ exit code is 1 when there are faults. In code:
 """
 
 import argparse
+import os
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +25,8 @@ from tqdm import tqdm
 from data.cass import SEGMENTS
 from data.check import ANGLE_COLUMNS, OPTIONAL_COLUMNS, REQUIRED_COLUMNS, SPLITS, RowCheck, check_row
 from data.errors import DataError, Fault
-from data.paths import PathMaps, is_foreign, resolve_path
+from data.paths import PathMaps, is_foreign, parse_path_maps, resolve_path
 from data.text import CsvRow, read_csv
-from utils.arguments import parse_path_maps
 
 # Reading waits on the disk or the network more than on the processor: threads help on two cores too.
 THREADS = 8
@@ -213,7 +213,11 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(fault_report(options.csv, report.faults) if report.faults else summary(report))
+    try:
+        print(fault_report(options.csv, report.faults) if report.faults else summary(report), flush=True)
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        # Python flushes once more as it ends, which would fail again and say so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1 if report.faults else 0
 
 

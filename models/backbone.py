@@ -1,10 +1,13 @@
 """Image encoders with one contract: a square picture in, a pyramid of 256-channel feature maps out."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from models.sam3_package import build_vision_backbone
-from models.sam3_weights import HOW_TO_GET, load_sam3_vision_weights
+from models.sam3_weights import HOW_TO_GET, LoadReport, load_sam3_vision_weights
+from utils.arguments import DEFAULT_IMAGE_SIZE, check_backbone, check_image_size, check_weights_arguments
 
 # Full size: `sam3.model_builder._create_vit_backbone` of sam3 0.1.4, 454 M parameters with the neck.
 SAM3 = dict(embed_dim=1024, depth=32, num_heads=16, mlp_ratio=4.625, window_size=24,
@@ -15,9 +18,7 @@ SAM3 = dict(embed_dim=1024, depth=32, num_heads=16, mlp_ratio=4.625, window_size
 SAM3_TINY = dict(embed_dim=128, depth=4, num_heads=4, mlp_ratio=4.0, window_size=12,
                  global_att_blocks=(1, 3), scale_factors=(2.0, 1.0, 0.5), drop_path_rate=0.0,
                  use_act_checkpoint=False)
-ARCHITECTURES = {"sam3": SAM3, "sam3-tiny": SAM3_TINY}
-# 14-pixel patches in windows of 24 x 24: other sides would need padding that the pretrained model never saw.
-IMAGE_SIZE_STEP = 336
+ARCHITECTURES = dict(zip(DEFAULT_IMAGE_SIZE, (SAM3, SAM3_TINY), strict=True))
 
 
 class Sam3Backbone(nn.Module):
@@ -25,15 +26,16 @@ class Sam3Backbone(nn.Module):
 
     Input: image (B, 3, S, S), float, in [0, 1], S = `image_size`. It is normalised here, as SAM 3 wants it.
     Output: `num_levels` maps (B, 256, s, s), finest first: s = S / 3.5, S / 7, S / 14, S / 28 for sam3, the last
-    three of these for sam3-tiny.
+    three of these for sam3-tiny. `load_report` says what became of a weights file; None without one.
     """
 
     channels = 256
 
-    def __init__(self, *, vision_backbone: nn.Module, image_size: int):
+    def __init__(self, *, vision_backbone: nn.Module, image_size: int, load_report: LoadReport | None = None):
         super().__init__()
         self.vision_backbone = vision_backbone
         self.image_size = image_size
+        self.load_report = load_report
         self.num_levels = len(vision_backbone.convs)
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
@@ -46,26 +48,22 @@ class Sam3Backbone(nn.Module):
         return [conv(trunk_features) for conv in self.vision_backbone.convs]
 
 
-def build_backbone(name: str, *, image_size: int, sam3_checkpoint: str | None = None,
+def build_backbone(name: str, *, image_size: int, sam3_checkpoint: str | Path | None = None,
                    random_init: bool = False) -> Sam3Backbone:
     """Build the backbone `name` ("sam3" or "sam3-tiny") for square images of `image_size` pixels.
 
     "sam3" wants the user's weights (`sam3_checkpoint`), or `random_init=True` said aloud.
 
     Raises:
-        ValueError: unknown name, an image size that does not work, or a checkpoint that does not match.
+        ValueError: unknown name, an image size that does not work, or flags that contradict each other.
         FileNotFoundError: no weights given or found; says how to get them.
+        CheckpointError: `sam3_checkpoint` does not match; names the tensors.
     """
-    if name not in ARCHITECTURES:
-        raise ValueError(f"--backbone {name!r} is not known; allowed: {', '.join(ARCHITECTURES)}")
-    if image_size < IMAGE_SIZE_STEP or image_size % IMAGE_SIZE_STEP:
-        raise ValueError(f"--image-size {image_size} does not work with {name}; allowed: multiples of "
-                         f"{IMAGE_SIZE_STEP} (336, 672, 1008)")
+    check_backbone(name)
+    check_image_size(image_size)
+    check_weights_arguments(name, sam3_checkpoint, random_init)
     if name == "sam3" and sam3_checkpoint is None and not random_init:
         raise FileNotFoundError(f"--backbone sam3 needs weights. {HOW_TO_GET}")
-    if name != "sam3" and sam3_checkpoint is not None:
-        raise ValueError(f"--sam3-checkpoint is for --backbone sam3, not for {name}")
     vision_backbone = build_vision_backbone(image_size=image_size, **ARCHITECTURES[name])
-    if sam3_checkpoint is not None:
-        print(load_sam3_vision_weights(vision_backbone, sam3_checkpoint), flush=True)
-    return Sam3Backbone(vision_backbone=vision_backbone, image_size=image_size)
+    report = None if sam3_checkpoint is None else load_sam3_vision_weights(vision_backbone, sam3_checkpoint)
+    return Sam3Backbone(vision_backbone=vision_backbone, image_size=image_size, load_report=report)

@@ -52,8 +52,8 @@ class SAM3DeepSAModel(nn.Module):
         return list(groups.values())
 
 
-def build_deepsa_model(*, backbone: str, image_size: int, use_view: bool = True, sam3_checkpoint: str | None = None,
-                       random_init: bool = False) -> SAM3DeepSAModel:
+def build_deepsa_model(*, backbone: str, image_size: int, use_view: bool = True,
+                       sam3_checkpoint: str | Path | None = None, random_init: bool = False) -> SAM3DeepSAModel:
     """Build the stage 1 model; arguments and errors as in `models.backbone.build_backbone`."""
     encoder = build_backbone(backbone, image_size=image_size, sam3_checkpoint=sam3_checkpoint,
                              random_init=random_init)

@@ -45,6 +45,16 @@ class Anatomy:
     caliber: float
 
 
+@dataclass(frozen=True)
+class Body:
+    """A patient: sex, vessels' width in SDs from the mean, turn (Euler angles) and size of the heart."""
+
+    woman: bool
+    width: float
+    turn_deg: tuple[float, float, float]
+    size: float
+
+
 def load_anatomy() -> dict[str, Segment]:
     """The mean anatomy, by segment name as in the table."""
     rows: dict[str, list[dict]] = {}
@@ -62,12 +72,24 @@ def load_anatomy() -> dict[str, Segment]:
     }
 
 
-def vary_anatomy(side: str, rng: np.random.Generator) -> Anatomy:
-    """Another patient: size, turn, diameters, and bends of space that move neighbouring vessels alike."""
-    woman = WOMEN_SMALLER if rng.random() < WOMEN else 1.0
-    caliber = float(np.clip(rng.normal(1, DIAMETER_SPREAD[side]), 0.75, 1.3)) * woman
-    turn = Rotation.from_euler("xyz", rng.normal(0, TURN_DEG, 3), degrees=True).as_matrix()
-    turn = turn * rng.normal(1.0, SIZE_SPREAD)
+def draw_body(rng: np.random.Generator) -> Body:
+    """What both coronary trees of a patient have in common."""
+    return Body(
+        bool(rng.random() < WOMEN),
+        float(rng.normal()),
+        tuple(rng.normal(0, TURN_DEG, 3)),
+        float(rng.normal(1.0, SIZE_SPREAD)),
+    )
+
+
+def vary_anatomy(side: str, rng: np.random.Generator, body: Body | None = None) -> Anatomy:
+    """Another patient: the body's size, turn and diameters (a drawn body's without one), and bends of space
+    that move neighbouring vessels alike.
+    """
+    body = draw_body(rng) if body is None else body
+    caliber = float(np.clip(1 + body.width * DIAMETER_SPREAD[side], 0.75, 1.3))
+    caliber *= WOMEN_SMALLER if body.woman else 1.0
+    turn = Rotation.from_euler("xyz", body.turn_deg, degrees=True).as_matrix() * body.size
     waves = unit(rng.normal(0, 1, (BEND_WAVES, 3))) * (
         2 * np.pi / rng.uniform(*BEND_WAVE_MM, (BEND_WAVES, 1))
     )

@@ -18,7 +18,7 @@ from phantom.files import write_array, write_json, write_png
 from phantom.labels import LABEL_PX, deepsa_label
 from phantom.masks import vessel_maps, visible_samples
 from phantom.plan import MISTAKEN_FOR, VESSEL
-from phantom.rendering import STEP_PX, cut_strips, path_length
+from phantom.rendering import STEP_PX, lumen_strips, path_length
 from phantom.scene import PICTURE, Case, Scene, build_scene, generator
 from phantom.thorax import draw_thorax
 from phantom.tree import Tree
@@ -33,12 +33,9 @@ FOLDERS = {  # CSV column -> folder and file ending
     "true_lesions_path": ("true_lesions", "json"),
 }
 GREY_CINES, FLOAT_CINES = 0.08, 0.02  # shares of cines stored as (F, H, W) uint8 and (F, H, W) float32
-MISSING_ANGLES, TEXT_ANGLES, FRENCH_CATHETERS, WRONG_FIRST_SEGMENT = (
-    0.02,
-    0.04,
-    0.3,
-    0.04,
-)  # traps of the user's files
+# Traps of the user's files, as shares of the rows.
+MISSING_ANGLES, TEXT_ANGLES, FRENCH_CATHETERS, WRONG_FIRST_SEGMENT = 0.02, 0.04, 0.3, 0.04
+WRONG_SPACING, WRONG_BY = 0.03, 2.0  # pixel spacings that disagree with the scale factor by up to two times
 
 
 def write_case(
@@ -79,7 +76,7 @@ def render_cine(
     blush = root_blush(carm, tree, rng)
     guide = catheter_opacity(scene.catheter, carm, scene.opacity_per_mm)
     fine = tree.resample(STEP_PX / px_per_mm.mean())
-    strips = cut_strips(fine.lumen_mm / 2 * carm.project(fine.center_mm)[1])
+    strips = lumen_strips(fine.center_mm, fine.lumen_mm / 2, fine.line, carm)
     frames = []
     for time_s in scene.times_s:
         points = scene.motion.move(fine.center_mm, fine.heart_mm, time_s)
@@ -102,7 +99,11 @@ def render_cine(
 def draw_truth_and_label(
     scene: Scene, cass_id: int, detector: Detector, false_edges: list[np.ndarray], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """True vessel mask (size, size) bool, CASS map (size, size) uint8, DeepSA-like label (512, 512) bool."""
+    """True vessel mask (size, size) bool, CASS map (size, size) uint8, DeepSA-like label (512, 512) bool.
+
+    cass_id: the analysed segment, which counts as seen to its end even where it is faint; it changes nothing
+    else.
+    """
     tree, carm, size_px = scene.tree, scene.carm, scene.carm.size_px
     seen = visible_samples(
         tree,
@@ -112,9 +113,12 @@ def draw_truth_and_label(
         blur_px=detector.blur_px * size_px / 512,
         veil=detector.veil,
         noise=detector.noise / detector.exposure,
+        grain_px=detector.grain_px * size_px / 512,
     )
+    end = tree.segment(cass_id)[-1]  # an analyst measured the segment, so it was seen to its end
+    seen |= (tree.line == tree.line[end]) & (np.arange(len(seen)) <= end)
     visible = tree.part(seen)
-    truth, cass_map = vessel_maps(visible, carm, cass_id)
+    truth, cass_map = vessel_maps(visible, carm)
     label_carm = replace(carm, size_px=LABEL_PX, spacing_mm=carm.spacing_mm * size_px / LABEL_PX)
     course, px_per_mm = label_carm.project(scene.catheter.points_mm)
     width_px = scene.catheter.outer_mm * px_per_mm[0]
@@ -125,7 +129,7 @@ def draw_truth_and_label(
 
 
 def view_angles(carm: CArm, rng: np.random.Generator) -> dict:
-    """Angles as the JSON holds them: numbers mostly, some as text such as `RAO 30`, some missing (None)."""
+    """Angles as the JSON and the CSV hold them: numbers mostly, some text (`RAO 30`), some missing (None)."""
     kind = rng.random()
     if kind < MISSING_ANGLES:
         return {"primary_angle": None, "secondary_angle": None}
@@ -136,6 +140,13 @@ def view_angles(carm: CArm, rng: np.random.Generator) -> dict:
         "primary_angle": f"{'LAO' if carm.primary_deg >= 0 else 'RAO'} {primary:g}",
         "secondary_angle": f"{'CRA' if carm.secondary_deg >= 0 else 'CAU'} {secondary:g}",
     }
+
+
+def stored_spacing(spacing_mm: float, rng: np.random.Generator) -> float:
+    """The imager's pixel spacing as the JSON holds it: true, save for a few rows."""
+    if rng.random() >= WRONG_SPACING:
+        return spacing_mm
+    return spacing_mm * float(np.exp(rng.uniform(-np.log(WRONG_BY), np.log(WRONG_BY))))
 
 
 def record_path(directory: Path, case: Case) -> Path:
@@ -181,7 +192,7 @@ def _contours(
         segment_name=VESSEL[case.cass_id].segment,
         frame_index=scene.frame_index,
         catheter=float(guide.french) if rng.random() < FRENCH_CATHETERS else guide.outer_mm,
-        spacing_mm=scene.carm.spacing_mm,
+        spacing_mm=stored_spacing(scene.carm.spacing_mm, rng),
         view_angles=angles,
         analyst="phantom",
         analysis_date=f"2020-{1 + case.patient % 12:02d}-{1 + case.number % 28:02d}",
@@ -191,7 +202,6 @@ def _contours(
 def _record(
     case: Case, scene: Scene, measurements: dict, paths: dict, angles: dict, rng: np.random.Generator
 ) -> dict:
-    known = angles["primary_angle"] is not None
     first_recorded = MISTAKEN_FOR[case.cass_id] if rng.random() < WRONG_FIRST_SEGMENT else case.cass_id
     vessel = VESSEL[case.cass_id]
     return {
@@ -203,8 +213,7 @@ def _record(
         "cass_segment": case.cass_id,
         "cass_segment_original": first_recorded,
         "split": case.split,
-        "primary_angle": scene.carm.primary_deg if known else None,
-        "secondary_angle": scene.carm.secondary_deg if known else None,
+        **angles,
         **{k: round(measurements[k], 4) for k in ("MLD_mm", "diameter_stenosis_pct", "lesion_length_mm")},
         **paths,
     }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from phantom.carm import CArm
-from phantom.lesions import Lesion
+from phantom.lesions import Lesion, lesion_samples
 from phantom.masks import fill_tube
 from phantom.rendering import outline
 from phantom.tree import Tree, arc_length
+from phantom.views import covered_share
 
 POINTS = (300, 400)
 
@@ -60,15 +61,22 @@ def lesion_span(tree: Tree, lesion: Lesion, sample: np.ndarray) -> tuple[int, in
 def measure(tree: Tree, lesion: Lesion, trace: dict[str, np.ndarray]) -> tuple[dict[str, float], float]:
     """Medis' measurements and `scale_factor` (px per mm at the depth of the smallest diameter).
 
-    Diameters are the true ones. Lengths are those of the image, divided by the scale factor, as in any 2D
-    analysis; the true 3D lengths are in the lesions file.
+    Diameters are the true ones. The smallest is where the lumen is narrowest by its healthy wall, not in
+    millimetres, for a vessel that tapers is thinnest at its far end. The reference diameter there is
+    interpolated along the vessel between the normal diameters at the lesion's ends, as QCA does. Lengths are
+    those of the image, divided by the scale factor, as in any 2D analysis; the true 3D lengths are in the
+    lesions file.
     """
     start, end = lesion_span(tree, lesion, trace["sample"])
-    index = start + int(trace["lumen_mm"][start : end + 1].argmin())
+    part = slice(start, end + 1)
+    index = start + int((trace["lumen_mm"][part] / trace["healthy_mm"][part]).argmin())
     scale = float(trace["px_per_mm"][index])
     line = trace["centerline"]
     arc_mm = arc_length(line, np.zeros(len(line), int)) / scale
-    mld, rvd = float(trace["lumen_mm"][index]), float(trace["healthy_mm"][index])
+    along = np.interp(trace["sample"], np.arange(len(tree.line)), tree.arc_mm())
+    proximal, distal = (float(trace["healthy_mm"][at]) for at in (start, end))
+    mld = float(trace["lumen_mm"][index])
+    rvd = float(np.interp(along[index], along[[start, end]], [proximal, distal]))
     return {
         "MLD_mm": mld,
         "interpolated_RVD_mm": rvd,
@@ -82,8 +90,8 @@ def measure(tree: Tree, lesion: Lesion, trace: dict[str, np.ndarray]) -> tuple[d
         "lesion_start_y_coord": float(line[start, 1]),
         "lesion_end_x_coord": float(line[end, 0]),
         "lesion_end_y_coord": float(line[end, 1]),
-        "proximal_normal_diameter_mm": float(trace["lumen_mm"][start]),
-        "distal_normal_diameter_mm": float(trace["lumen_mm"][end]),
+        "proximal_normal_diameter_mm": proximal,
+        "distal_normal_diameter_mm": distal,
         "segment_length_mm": float(arc_mm[-1]),
         "obstruction_position_mm": float(arc_mm[index]),
     }, scale
@@ -121,7 +129,10 @@ def contours_record(
 
 
 def lesion_records(tree: Tree, lesions: tuple[Lesion, ...], carm: CArm) -> list[dict]:
-    """Every lesion of the tree in this view: segment, severity, place, box in px clipped to the frame."""
+    """Every lesion of the tree in this view: segment, severity, place, box in px clipped to the frame.
+
+    `overlapped`: another vessel lies over its middle half.
+    """
     records = []
     for lesion in lesions:
         trace = trace_segment(tree, lesion.cass_id, carm, 400)
@@ -135,12 +146,14 @@ def lesion_records(tree: Tree, lesions: tuple[Lesion, ...], carm: CArm) -> list[
                 "diameter_stenosis_pct": values["diameter_stenosis_pct"],
                 "MLD_mm": values["MLD_mm"],
                 "RVD_mm": values["interpolated_RVD_mm"],
+                "healthy_mm_at_mld": float(trace["healthy_mm"][values["MLD_centerline_index"]]),
                 "length_3d_mm": lesion.length_mm,
                 "position_px": [round(x, 2), round(y, 2)],
                 "box_px": np.round(
                     np.clip([*edges.min(axis=0), *edges.max(axis=0)], 0, carm.size_px - 1), 2
                 ).tolist(),
                 "px_per_mm": scale,
+                "overlapped": covered_share(tree, lesion_samples(tree, lesion, 0.5), carm) > 0,
                 "in_frame": bool(0 <= x < carm.size_px and 0 <= y < carm.size_px),
             }
         )

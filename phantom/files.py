@@ -32,7 +32,7 @@ COLUMNS = (
     "true_cass_map_path",
     "true_lesions_path",
 )
-FORMAT = 1
+FORMAT = 2
 
 
 def write_json(path: Path, content: object) -> None:

@@ -41,16 +41,16 @@ class Skill:
 
 
 def draw_skill(rng: np.random.Generator) -> Skill:
-    """A frame's skill; ranges calibrated for a mean Dice of 0.79 (200 frames, measured 2026-11-22)."""
+    """A frame's skill; ranges calibrated for a mean Dice of 0.79 (150 frames, measured 2026-11-22)."""
     shifted = rng.random() < 0.45
     return Skill(
-        lost_below_px=rng.normal(3.5, 0.7),
-        bias_px=rng.normal(0.0, 0.57),
-        ragged_px=rng.uniform(0.3, 0.85),
-        gaps_per_100_px=rng.gamma(2.0, 0.27),
-        false_pieces=rng.gamma(1.5, 1.1),
-        catheter_px=rng.exponential(60) if rng.random() < 0.65 else 0.0,
-        shift_px=tuple(rng.normal(0, 0.9, 2) * shifted),
+        lost_below_px=rng.normal(4.1, 1.0),
+        bias_px=rng.normal(0.0, 0.9),
+        ragged_px=rng.uniform(0.4, 1.1),
+        gaps_per_100_px=rng.gamma(2.0, 0.5),
+        false_pieces=rng.gamma(1.5, 1.8),
+        catheter_px=rng.exponential(75) if rng.random() < 0.65 else 0.0,
+        shift_px=tuple(rng.normal(0, 1.1, 2) * shifted),
     )
 
 

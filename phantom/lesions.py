@@ -11,6 +11,9 @@ from phantom.tree import Tree
 
 WORST_DS, MILD_DS, RESIDUAL_DS, EVENT_DS = (50.0, 88.0), (12.0, 42.0), (3.0, 22.0), (45.0, 82.0)  # %DS ranges
 LESION_MM = (6.0, 22.0)
+LARGEST_SHARE = 0.45  # of its segment's length
+EVENT_MM = (3.0, 14.0)  # shorter, to find room beside the treated lesion
+EVENT_TRIES = 80  # draws of a new lesion until one lies clear of the treated one
 LESION_SEGMENTS = (
     1,
     2,
@@ -57,7 +60,7 @@ def draw_lesion(
     """A random lesion that lies inside its segment, healthy ends included."""
     own = tree.segment(cass_id)
     arc = tree.arc_mm()[own] - tree.arc_mm()[own[0]]
-    length = min(rng.uniform(*length_mm), 0.6 * arc[-1])
+    length = min(rng.uniform(*length_mm), LARGEST_SHARE * arc[-1])
     middle = rng.uniform(length / 2 + 0.08 * arc[-1], arc[-1] * 0.92 - length / 2)
     return Lesion(
         cass_id,
@@ -81,25 +84,62 @@ def draw_disease(tree: Tree, cass_id: int, rng: np.random.Generator) -> tuple[Le
 def phase_lesions(
     tree: Tree, cass_id: int, phase: str, worst: Lesion, others: tuple[Lesion, ...], rng: np.random.Generator
 ) -> tuple[Lesion, ...]:
-    """Lesions of an examination, the analysed one first: as found, treated (FINAL), or a new one (EVENT)."""
+    """Lesions of an examination, the analysed one first: as found, treated (FINAL), or a new one (EVENT).
+
+    An EVENT keeps the treated lesion, second in the list.
+    """
     if phase == "PRE":
         return worst, *others
     treated = replace(worst, stenosis_pct=float(rng.uniform(*RESIDUAL_DS)), eccentricity=0.2)
     if phase == "FINAL":
         return treated, *others
-    return draw_lesion(tree, cass_id, EVENT_DS, rng), *others
+    return _draw_clear_of(tree, treated, rng), treated, *others
+
+
+def gap_mm(tree: Tree, first: Lesion, second: Lesion) -> float:
+    """Healthy vessel between two lesions of one line, mm along it; negative where they overlap."""
+    arc = tree.arc_mm()
+    return abs(float(arc[first.middle] - arc[second.middle])) - (first.length_mm + second.length_mm) / 2
+
+
+def _draw_clear_of(tree: Tree, treated: Lesion, rng: np.random.Generator) -> Lesion:
+    """A new lesion of the treated segment beside the treated one; the farthest draw where none is clear."""
+    best, best_gap = None, -np.inf
+    for _ in range(EVENT_TRIES):
+        drawn = draw_lesion(tree, treated.cass_id, EVENT_DS, rng, length_mm=EVENT_MM)
+        gap = gap_mm(tree, drawn, treated)
+        if gap > best_gap:
+            best, best_gap = drawn, gap
+        if gap >= 0:
+            break
+    return best
 
 
 def with_lesions(tree: Tree, lesions: tuple[Lesion, ...]) -> Tree:
-    """The tree with narrowed lumens; the healthy wall stays, so both are known everywhere."""
-    arc, lumen, center = tree.arc_mm(), tree.lumen_mm.copy(), tree.center_mm.copy()
+    """A healthy tree with narrowed lumens, and the healthy wall beside them, so both are known everywhere.
+
+    The healthy wall runs evenly from one end of a lesion to the other, so that it is what quantitative
+    analysis reconstructs there.
+    """
+    arc, healthy = tree.arc_mm(), tree.healthy_mm.copy()
+    for lesion in lesions:  # lesions end inside their segment, so a sample of the line follows at either end
+        inside = np.flatnonzero(lesion_profile(tree, lesion, arc) > 0)
+        ends = [inside[0] - 1, inside[-1] + 1]
+        healthy[inside] = np.interp(arc[inside], arc[ends], healthy[ends])
+    lumen, center = healthy.copy(), tree.center_mm.copy()
     for lesion in lesions:
         bell = lesion_profile(tree, lesion, arc)
-        narrowed = tree.healthy_mm * (1 - lesion.stenosis_pct / 100 * bell)
-        shift = lesion.eccentricity * (tree.healthy_mm - narrowed) / 2
+        narrowed = healthy * (1 - lesion.stenosis_pct / 100 * bell)
+        shift = lesion.eccentricity * (healthy - narrowed) / 2
         center += np.where(narrowed < lumen, shift, 0)[:, None] * _plaque_direction(tree, lesion)
         lumen = np.minimum(lumen, narrowed)
-    return replace(tree, lumen_mm=lumen, center_mm=center)
+    return replace(tree, lumen_mm=lumen, healthy_mm=healthy, center_mm=center)
+
+
+def lesion_samples(tree: Tree, lesion: Lesion, share: float = 1.0) -> np.ndarray:
+    """Samples of the tree within the middle `share` of a lesion's length. (n,) int"""
+    away = np.abs(tree.arc_mm() - tree.arc_mm()[lesion.middle])
+    return np.flatnonzero((tree.line == tree.line[lesion.middle]) & (away <= share * lesion.length_mm / 2))
 
 
 def lesion_profile(tree: Tree, lesion: Lesion, arc_mm: np.ndarray) -> np.ndarray:

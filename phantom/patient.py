@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from phantom.anatomy import LEFT, RIGHT, vary_anatomy
+from phantom.anatomy import LEFT, RIGHT, Body, vary_anatomy
 from phantom.branches import add_small_branches
 from phantom.builder import Course, TreeBuilder, course_of
 from phantom.tree import Tree
@@ -49,10 +49,18 @@ LEFT_PDA = Course(
 
 
 def build_tree(
-    side: str, rng: np.random.Generator, *, needed: frozenset[int] = frozenset(), left_dominant: bool = False
+    side: str,
+    rng: np.random.Generator,
+    *,
+    needed: frozenset[int] = frozenset(),
+    left_dominant: bool = False,
+    body: Body | None = None,
 ) -> Tree:
-    """One patient's tree without lesions. side: "left" or "right"; needed: CASS segments it must have."""
-    builder = TreeBuilder(vary_anatomy(side, rng), rng)
+    """One patient's tree without lesions. side: "left" or "right"; needed: CASS segments it must have.
+
+    body: the same for both sides of a patient; without it one is drawn.
+    """
+    builder = TreeBuilder(vary_anatomy(side, rng, body), rng)
     if side == LEFT:
         _add_lad_and_lcx(builder, left_dominant)
     else:

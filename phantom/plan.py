@@ -172,4 +172,31 @@ def _split(groups, owners: list[int], patients: int, rng: np.random.Generator) -
             splits[patient], due = "val", due - rows[patient]
     if patients > 1 and len(set(splits)) == 1:
         splits[-1] = "val" if splits[-1] == "train" else "train"
+    _mend_split(splits, groups, owners, rows)
     return splits
+
+
+def _mend_split(splits: list[str], groups, owners: list[int], rows: np.ndarray) -> None:
+    """Bring every segment that two patients have into both splits, in place, where patients can be exchanged.
+
+    A split that lacks a segment gets its patient with the fewest rows; in return goes the patient whose rows
+    are nearest in number, of those whose segments stay behind with others.
+    """
+    for split, other in (("val", "train"), ("train", "val")):
+        for segment in sorted(set(s for s, _ in groups)):
+            own = {p for (s, _), p in zip(groups, owners) if s == segment}
+            if len(own) < 2 or any(splits[p] == split for p in own):
+                continue
+            moved = min(own, key=lambda p: (rows[p], p))
+            splits[moved] = split
+            spare = [p for p in range(len(splits)) if splits[p] == split and p != moved]
+            spare = [p for p in spare if _is_spare(p, splits, groups, owners)]
+            if spare:
+                splits[min(spare, key=lambda p: (abs(rows[p] - rows[moved]), p))] = other
+
+
+def _is_spare(patient: int, splits: list[str], groups, owners: list[int]) -> bool:
+    """Whether each of a patient's segments has another patient in the same split."""
+    needed = {s for (s, _), p in zip(groups, owners) if p == patient}
+    shared = {s for (s, _), p in zip(groups, owners) if p != patient and splits[p] == splits[patient]}
+    return needed <= shared

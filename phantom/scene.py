@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phantom.anatomy import LEFT, RIGHT
+from phantom.anatomy import LEFT, RIGHT, draw_body
 from phantom.carm import CArm
 from phantom.catheter import Catheter, draw_catheter, draw_wire
 from phantom.contrast import Bolus, Motion, choose_frame, draw_bolus, draw_motion
-from phantom.lesions import Lesion, draw_disease, phase_lesions, with_lesions
+from phantom.lesions import Lesion, draw_disease, lesion_samples, phase_lesions, with_lesions
 from phantom.patient import build_tree
 from phantom.plan import RIGHT_SEGMENTS, VESSEL, Analysis
 from phantom.tree import Tree
@@ -21,7 +21,7 @@ CINE_S = (2.6, 3.6)  # a bolus of contrast comes and goes in this time
 # Light lost per mm of contrast, natural log, before scattered light is added; main vessels of eight real
 # frames show 0.15-0.25 after it.
 OPACITY_PER_MM = (0.14, 0.36)
-DOMINANCE, TREE, DISEASE, SCENE, PICTURE = range(5)  # what a generator is for
+DOMINANCE, TREE, DISEASE, SCENE, PICTURE, BODY = range(6)  # what a generator is for
 
 
 @dataclass(frozen=True)
@@ -92,22 +92,31 @@ def build_trees(seed: int, cases: list[Case]) -> dict[str, Tree]:
     patient, segments = cases[0].patient, frozenset(case.cass_id for case in cases)
     drawn = generator(seed, patient, DOMINANCE).random() < LEFT_DOMINANT
     left_dominant = drawn and not segments & {3, 4}  # a left-dominant right coronary has neither
+    body = draw_body(generator(seed, patient, BODY))
     return {
         side: build_tree(
-            side, generator(seed, patient, TREE, side == RIGHT), needed=segments, left_dominant=left_dominant
+            side,
+            generator(seed, patient, TREE, side == RIGHT),
+            needed=segments,
+            left_dominant=left_dominant,
+            body=body,
         )
         for side in sorted({case.side for case in cases})
     }
 
 
 def build_scene(seed: int, case: Case, trees: dict[str, Tree], size_px: int, frames: int) -> Scene:
-    """The scene of one examination; disease is the patient's, the rest is drawn anew each time."""
+    """The scene of one examination; view, contrast and motion are drawn anew each time.
+
+    Disease is the same in all examinations of one analysed segment. A second segment of the same tree has a
+    course of its own: the worst lesion lies where the analysis is, so the two do not show each other's.
+    """
     healthy = trees[case.side]
     worst, others = draw_disease(healthy, case.cass_id, generator(seed, case.patient, DISEASE, case.cass_id))
     rng = generator(seed, case.patient, SCENE, case.number)
     lesions = phase_lesions(healthy, case.cass_id, case.phase, worst, others, rng)
     tree = with_lesions(healthy, lesions)
-    carm = draw_carm(tree, case.cass_id, size_px, rng)
+    carm = draw_carm(tree, case.cass_id, size_px, rng, lesion_samples(tree, lesions[0]))
     duration_s = rng.uniform(*CINE_S)
     times_s = np.arange(frames) * duration_s / frames
     bolus = draw_bolus(tree.reach_mm.max(), duration_s, rng)

@@ -1,7 +1,9 @@
 """Usual views of each CASS segment, and C-arm positions drawn from them.
 
 Angles: the usual views by site in the interventional literature. Distances: source-detector 860-1200 mm,
-source-patient 720-810 mm, detector pixels 0.18-0.39 mm, as in clinical DICOM headers. Positive: LAO, cranial.
+source-patient 720-810 mm, as in clinical DICOM headers. The headers' detector pixels, 0.18-0.39 mm, hold for
+512 px frames; larger frames are binned finer with the same field of view (at 1016 px 0.106-0.19 mm).
+Positive: LAO, cranial.
 """
 
 from __future__ import annotations
@@ -38,24 +40,51 @@ USUAL_VIEWS = {
     4: (CRUX_LAO, CRUX_AP),
 }
 SCATTER_DEG = 5.0
-TRIES = 12
+TRIES = 16
 LEAST_VISIBLE_LENGTH = (
     0.62  # projected by true length of the analysed segment; analysts avoid foreshortened views
 )
+OVERLAP_COST = 0.5  # of the least visible length, where a lesion is covered from end to end; by eye
+COVERING_MM = 1.0  # thinner vessels hide no lesion
+SAME_COURSE_MM = 10.0  # of one vessel: nearer along it, it is the same piece, not another over it
 FIELD_AT_ISOCENTRE_MM = (94.0, 126.0)  # left mains of 19-25 px in eight real 512 px frames, 4.5 mm each
 
 
-def draw_carm(tree: Tree, cass_id: int, size_px: int, rng: np.random.Generator) -> CArm:
-    """A C-arm at a usual view of the segment, the least foreshortened of a few, with the tree in view."""
-    best, best_length = None, -1.0
+def draw_carm(
+    tree: Tree, cass_id: int, size_px: int, rng: np.random.Generator, lesion: np.ndarray | None = None
+) -> CArm:
+    """A C-arm at a usual view of the segment with the tree in view, the best of a few draws.
+
+    Best is long in the image, with as little as possible of the `lesion` (its samples, (n,) int) under other
+    vessels: an analyst picks such a view.
+    """
+    best, best_score = None, -np.inf
     for _ in range(TRIES):
         carm = _draw_position(tree, cass_id, size_px, rng)
-        length = visible_length(tree, cass_id, carm)
-        if length > best_length:
-            best, best_length = carm, length
-        if length >= LEAST_VISIBLE_LENGTH:
+        covered = 0.0 if lesion is None else covered_share(tree, lesion, carm)
+        score = min(visible_length(tree, cass_id, carm) / LEAST_VISIBLE_LENGTH, 1) - OVERLAP_COST * covered
+        if score > best_score:
+            best, best_score = carm, score
+        if score >= 1:
             break
     return _pan(best, tree, cass_id, rng)
+
+
+def covered_share(tree: Tree, samples: np.ndarray, carm: CArm) -> float:
+    """Share of `samples` (n,) int whose lumen another vessel of COVERING_MM or more covers in the image.
+
+    Vessels that touch in space do not count: there the one is a branch of the other.
+    """
+    image_px, px_per_mm = carm.project(tree.center_mm)
+    others = np.flatnonzero(tree.healthy_mm >= COVERING_MM)
+    apart = np.linalg.norm(tree.center_mm[samples][:, None] - tree.center_mm[others], axis=2)
+    touching = apart < (tree.healthy_mm[samples][:, None] + tree.healthy_mm[others]) / 2
+    near_px = np.linalg.norm(image_px[samples][:, None] - image_px[others], axis=2)
+    reach_px = ((tree.lumen_mm * px_per_mm)[samples][:, None] + (tree.lumen_mm * px_per_mm)[others]) / 2
+    same_course = (tree.line[samples][:, None] == tree.line[others]) & (
+        abs(tree.arc_mm()[samples][:, None] - tree.arc_mm()[others]) < SAME_COURSE_MM
+    )
+    return float(((near_px < reach_px) & ~touching & ~same_course).any(axis=1).mean())
 
 
 def visible_length(tree: Tree, cass_id: int, carm: CArm) -> float:

@@ -93,18 +93,6 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_buffers_of_the_image_size_keep_the_models_own_values():
-    class Block(torch.nn.Module):
-        def __init__(self, size):
-            super().__init__()
-            self.linear = torch.nn.Linear(1, 1)
-            self.register_buffer("freqs_cis", torch.ones(size, dtype=torch.complex64))
-
-    model = Block(5)
-    load_weights(model, Block(3).state_dict(), source="x.pth")
-    assert model.freqs_cis.shape == (5,)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a POSIX matter")
 def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(tmp_path):
     import resource

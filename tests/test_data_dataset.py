@@ -160,3 +160,15 @@ def test_vessels_under_a_collimator_blade_leave_the_label():
     assert (coverage[:, :10] == 0).all() and (coverage[95:] == 0).all() and (coverage[:95, 10:] == 255).all()
     np.testing.assert_allclose(image[:, :10], 10 / 255)
     assert (image[:95, 10:] == 1).all()
+
+
+def test_what_comes_in_from_outside_stays_dark_however_bright_the_picture_is_made():
+    bright, checked = np.full((96, 96, 3), 250, np.uint8), 0
+    for seed in range(40):
+        change = draw_change(np.random.default_rng(seed))
+        inside = move(bright, np.full((96, 96), 255, np.uint8), change)[1]
+        changed = augment(bright, np.zeros((96, 96), np.uint8), np.random.default_rng(seed))[0]
+        outside = changed[inside == 0]
+        checked += outside.size
+        assert outside.size == 0 or np.median(outside) <= 24 / 255
+    assert checked > 1000

@@ -14,7 +14,7 @@ from data.cass import CLASS_IDS, SEGMENTS, class_index
 from data.cine import cine_shape, read_frame
 from data.contours import read_contours
 from data.errors import DataError
-from data.masks import read_mask, resize_mask
+from data.masks import read_mask, resize_mask, resize_picture
 from data.paths import resolve_path
 from data.text import read_csv
 from tests.csv_fixture import write_tiny_dataset
@@ -189,6 +189,12 @@ def test_resize_mask_keeps_area_and_place():
         assert abs((columns.mean() + 0.5) / size[1] - 360 / 512) < 0.002
 
 
+def test_a_frame_that_shrinks_along_one_side_only_is_interpolated():
+    ramp = np.repeat(np.arange(0, 200, 20, dtype=np.uint8)[None], 40, axis=0)
+    grown = resize_picture(ramp, (20, 40))  # means of areas would repeat each column four times
+    assert len(np.unique(grown)) > 20
+
+
 def _contours_file(tmp_path, **changes):
     folder = write_tiny_dataset(tmp_path, patients=1, rows_per_patient=1, val_patients=0).parent
     path = next((folder / "contours").iterdir())
@@ -228,6 +234,41 @@ def test_contours_without_view_angles_are_fine_and_traps_are_said(tmp_path):
 def test_incomplete_contours_are_refused_with_the_keys(tmp_path, changes, said):
     with pytest.raises(DataError, match=said):
         read_contours(_contours_file(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("calibration", "scale_factor", None, "scale_factor is None; allowed: a number above 0"),
+        ("calibration", "scale_factor", "4.0", "scale_factor is '4.0'"),
+        ("calibration", "scale_factor", 0, "scale_factor is 0"),
+        ("calibration", "scale_factor", -4, "scale_factor is -4"),
+        ("calibration", "scale_factor", math.nan, "scale_factor is nan"),
+        ("calibration", "imager_pixel_spacing_mm", ["a", "b"], "imager_pixel_spacing_mm is .*row, column"),
+        ("measurements", "MLD_centerline_index", 5000, "MLD_centerline_index is 5000; allowed: 0 to 279"),
+        ("measurements", "MLD_centerline_index", 1.5, "MLD_centerline_index is 1.5"),
+        ("measurements", "interpolated_RVD_mm", 0, "interpolated_RVD_mm is 0; allowed: a number above 0"),
+        ("measurements", "MLD_mm", -1, "MLD_mm is -1"), ("measurements", "MLD_mm", None, "MLD_mm is None"),
+        ("measurements", "diameter_stenosis_pct", 101, "diameter_stenosis_pct is 101; .*at most 100"),
+        ("measurements", "diameter_stenosis_pct", math.inf, "diameter_stenosis_pct is inf"),
+    ],
+)
+def test_impossible_calibration_and_measurements_are_refused(tmp_path, section, key, value, said):
+    content = json.loads(_contours_file(tmp_path).read_text())
+    with pytest.raises(DataError, match=said):
+        read_contours(_contours_file(tmp_path, **{section: content[section] | {key: value}}))
+
+
+def test_all_that_is_wrong_in_a_contours_file_is_said_at_once(tmp_path):
+    changes = {"left_edge": [[1, 2], [3, 4]], "calibration": {"scale_factor": 0}, "segment_name": None}
+    with pytest.raises(DataError, match="left_edge is no line.*segment_name is None.*scale_factor is 0"):
+        read_contours(_contours_file(tmp_path, **changes))
+
+
+def test_a_total_occlusion_and_unmeasured_lengths_are_no_faults(tmp_path):
+    measurements = {"MLD_mm": 0, "interpolated_RVD_mm": 3, "diameter_stenosis_pct": 100}
+    contours = read_contours(_contours_file(tmp_path, measurements=measurements, frame_num=None))
+    assert "lesion_length_mm" in contours.missing_measurements
 
 
 def test_path_map_replaces_whole_folders_whatever_case_and_slash(tmp_path):

@@ -3,7 +3,10 @@
 import csv
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -221,6 +224,61 @@ def test_patient_in_two_splits_and_shared_cine_are_faults(tiny):
     faults = {(fault.row, fault.column): str(fault) for fault in check_csv(tiny)[1]}
     assert set(faults) == {(9, "patient_id"), (8, "cine_path")}
     assert "101-0001 in 'val', but in 'train' in row 2" in faults[9, "patient_id"]
+
+
+def _json_keys(content: dict):
+    """(the object, its key) for every key of a contours file, sections' keys too."""
+    yield from ((content, key) for key in list(content))
+    for section in (part for part in list(content.values()) if isinstance(part, dict)):
+        yield from ((section, key) for key in list(section))
+
+
+@pytest.mark.parametrize(
+    "value", [None, "x", -1, [], {}, True, 10**400, [[1e300, -1e300]] * 20, [["a", "b"]]]
+)
+def test_whatever_a_contours_file_holds_the_report_is_made(tiny, value):
+    path = tiny.parent / _read(tiny)[0]["contours_path"]
+    content = json.loads(path.read_text())
+    measured = {
+        "measurements",
+        "calibration",
+        "centerline",
+        "left_edge",
+        "scale_factor",
+        "interpolated_RVD_mm",
+    }
+    refused = set()
+    for section, key in _json_keys(content):
+        kept, section[key] = section[key], value
+        path.write_text(json.dumps(content))
+        faults = inspect_csv(tiny, progress=False).faults
+        assert all(fault.row == 2 and "contours_path" in fault.column for fault in faults)
+        refused |= {key} if faults else set()
+        section[key] = kept
+    assert measured <= refused
+
+
+def test_contours_elsewhere_than_on_the_frame_are_a_fault(tiny):
+    path = tiny.parent / _read(tiny)[0]["contours_path"]
+    content = json.loads(path.read_text())
+    content["centerline"] = [[x + 5000, y + 5000] for x, y in content["centerline"]]
+    path.write_text(json.dumps(content))
+    fault, = check_csv(tiny)[1]
+    assert fault.row == 2 and "centerline reaches from (50" in fault.allowed and "96 x 96" in fault.allowed
+
+
+def test_a_reader_that_has_had_enough_is_no_error(tiny):
+    reading, writing = os.pipe()
+    os.close(reading)  # as when `head` has ended
+    done = subprocess.run(
+        [sys.executable, "-m", "data.schema", str(tiny)],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(schema.__file__).parents[1],
+    )
+    os.close(writing)
+    assert done.returncode == 0 and "Error" not in done.stderr
 
 
 def test_rows_of_another_length_and_blank_lines(tiny):

@@ -1,9 +1,11 @@
-"""data.dicom and data.frame_source: pixels as a viewer shows them, angles as the header gives them, clear errors."""
+"""data.dicom and data.frame_source: pixels as a viewer shows them, the header's angles, clear errors."""
 import math
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, XRayAngiographicImageStorage
@@ -57,7 +59,9 @@ def test_window_of_twelve_bits(tmp_path):
 
 
 def test_monochrome1_is_turned_so_that_vessels_are_dark(tmp_path, ramp):
-    cine = DicomCine(write_xa(tmp_path / "a.dcm", ramp, photometric="MONOCHROME1", WindowCenter=128, WindowWidth=256))
+    cine = DicomCine(
+        write_xa(tmp_path / "a.dcm", ramp, photometric="MONOCHROME1", WindowCenter=128, WindowWidth=256)
+    )
     assert (cine.read(1)[..., 0] == 255 - ramp[1]).all()
 
 
@@ -85,7 +89,11 @@ def test_empty_angles_are_unknown_and_said_so(tmp_path, ramp):
 
 def test_one_missing_angle_is_said_which(tmp_path, ramp):
     source = open_frames(write_xa(tmp_path / "a.dcm", ramp, PositionerSecondaryAngle="20"))
-    assert math.isnan(source.view_deg[0]) and source.view_deg[1] == 20 and "secondary angle only" in source.view_source
+    assert (
+        math.isnan(source.view_deg[0])
+        and source.view_deg[1] == 20
+        and "secondary angle only" in source.view_source
+    )
 
 
 def test_angles_of_enhanced_xa_stand_in_functional_groups(tmp_path, ramp):
@@ -110,6 +118,48 @@ def test_truncated_file_is_named(tmp_path, ramp):
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(DataError, match="short.dcm: frame 2 does not decode"):
         open_frames(path).read(2)
+
+
+def without(path, *keywords, **changes):
+    """Write the file again without some elements, or with others."""
+    dataset = pydicom.dcmread(path)
+    for keyword in keywords:
+        delattr(dataset, keyword)
+    for keyword, value in changes.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize("keyword", ["Rows", "Columns", "PixelData", "BitsStored"])
+def test_missing_element_is_a_data_error_that_names_the_file(tmp_path, ramp, keyword):
+    path = without(write_xa(tmp_path / "odd.dcm", ramp), keyword)
+    with pytest.raises(DataError, match=r"odd\.dcm.*(" + keyword + "|does not decode)"):
+        open_frames(path).read(0)
+
+
+@pytest.mark.parametrize("changes", [{"Rows": 0}, {"NumberOfFrames": -1}, {"BitsStored": 40}])
+def test_impossible_numbers_are_data_errors(tmp_path, ramp, changes):
+    path = without(write_xa(tmp_path / "odd.dcm", ramp), **changes)
+    with pytest.raises(DataError, match="odd.dcm"):
+        open_frames(path).read(0)
+
+
+def test_whatever_byte_is_wrong_the_error_is_a_data_error(tmp_path, ramp):
+    path = write_xa(tmp_path / "odd.dcm", ramp[:1, :, :8], PositionerPrimaryAngle="10",
+                    ImagerPixelSpacing=[0.2, 0.3])
+    whole, read = path.read_bytes(), 0
+    for position in range(132, len(whole) - 64):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1:])
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                source = open_frames(path)
+                source.read(source.frames - 1)
+            read += 1
+        except DataError as error:
+            assert "odd.dcm" in str(error)
+    assert read > 0
 
 
 def test_what_is_no_dicom_is_refused(tmp_path):

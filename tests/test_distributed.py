@@ -10,6 +10,7 @@ import torch
 
 from engine import evaluate, train_one_epoch
 from tests.tiny_training import CPU, build_run, compute_loss, describe, options, score_batch
+from utils.arguments import choose_num_workers
 from utils.distributed import Ranks, choose_port, choose_world_size, launch
 from utils.interrupt import StopRequest
 from utils.spawn import RankError
@@ -138,6 +139,21 @@ def test_the_number_of_ranks(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert choose_world_size(None) == 4
+
+
+def test_torchrun_with_one_process_ends_well(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    seen = []
+    launch(lambda ranks: seen.append(ranks))
+    assert seen == [Ranks(rank=0, world_size=1, local_rank=0)]
+
+
+def test_loader_processes_share_the_cores_with_this_machines_ranks_only(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(16), raising=False)
+    assert (choose_num_workers(None, 8), choose_num_workers(3, 8)) == (1, 3)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # two machines of four
+    assert choose_num_workers(None, 8) == 3
 
 
 def test_one_rank_needs_no_group():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.drawing import (AGREEMENT_LEGEND, GREEN, agreement_overlay, as_rgb, gallery_figure, mask_overlay,
-                           save_gallery, thumbnail)
+                           save_gallery, side_by_side, thumbnail)
 
 
 @pytest.fixture
@@ -81,3 +81,8 @@ def test_gallery_is_written_with_an_empty_cell(tmp_path, frame):
 def test_gallery_that_does_not_fit_is_refused(rows, columns, titles, message):
     with pytest.raises(ValueError, match=message):
         gallery_figure(rows, columns, titles)
+
+
+def test_cases_are_laid_side_by_side_and_the_last_row_filled_up():
+    assert side_by_side([("a", 1), ("b", 2), ("c", 3)], 2) == [["a", 1, "b", 2], ["c", 3, None, None]]
+    assert side_by_side([("a", 1)], 2) == [["a", 1]]

@@ -32,6 +32,21 @@ def test_weights_that_half_precision_cannot_hold_are_refused(tmp_path, capsys):
     assert not (tmp_path / "tiny.pth").exists()
 
 
+def test_source_and_target_must_differ(tmp_path, capsys):
+    source = write_tiny_checkpoint(tmp_path / "best.pth")
+    before = source.read_bytes()
+    assert export.main([str(source), str(tmp_path / "." / "best.pth")]) == 1
+    assert "another target" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
+def test_a_target_that_cannot_be_written_is_named(tmp_path, capsys):
+    source = write_tiny_checkpoint(tmp_path / "best.pth")
+    (tmp_path / "file").write_text("in the way")
+    assert export.main([str(source), str(tmp_path / "file" / "tiny.pth")]) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
 def test_what_is_no_checkpoint_is_named(tmp_path, capsys, content):
     source = tmp_path / "x.pth"

@@ -106,6 +106,21 @@ def test_overlapping_vessels_add():
     )
 
 
+@pytest.mark.parametrize("turn_deg", [35, 50, 75])
+def test_a_bifurcation_is_filled_once(turn_deg):
+    """A branch starts on its parent's centreline; where both lumens are, contrast counts once."""
+    turn, view = np.radians(turn_deg), carm(spacing=0.2)
+    trunk = cylinder([0, -15, 0], [0, 15, 0], 2.0, 600)
+    branch = cylinder([0, 0, 0], [12 * np.sin(turn), 12 * np.cos(turn), 0], 1.5, 240)
+    both = [np.concatenate(pair) for pair in zip(trunk, branch)]
+    both[2] = np.repeat([0, 1], [600, 240])
+    alone, together = path_length(*trunk, view), path_length(*both, view)
+    assert together.max() < 1.1 * alone.max()
+    assert (together >= alone - 1e-5).all()
+    added = (together - alone).sum() / (path_length(*branch, view).sum())
+    assert 0.6 < added < 0.95  # what lies outside the parent stays
+
+
 def test_an_end_on_cylinder_keeps_its_volume_and_its_round_shape():
     view, radius, length = carm(spacing=0.1), 3.0, 10.0
     image = path_length(*cylinder([0, 0, -length / 2], [0, 0, length / 2], radius, 400), view)

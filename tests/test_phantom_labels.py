@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import label as components
 
-from phantom.case import draw_truth_and_label, view_angles
+from phantom.case import draw_truth_and_label, stored_spacing, view_angles
 from phantom.carm import CArm
 from phantom.detector import compressed, draw_detector, take_picture
 from phantom.plan import plan_analyses
@@ -113,3 +113,9 @@ def test_angles_are_numbers_mostly_and_text_or_missing_sometimes():
     assert {"primary_angle": "RAO 30.5", "secondary_angle": "CRA 25"} in drawn
     assert {"primary_angle": None, "secondary_angle": None} in drawn
     assert sum(a == {"primary_angle": -30.5, "secondary_angle": 25.0} for a in drawn) > 350
+
+
+def test_pixel_spacing_disagrees_with_the_scale_in_a_few_rows_by_up_to_two_times():
+    drawn = np.array([stored_spacing(0.3, np.random.default_rng(seed)) for seed in range(2000)]) / 0.3
+    assert 0.01 < (drawn != 1).mean() < 0.05
+    assert drawn.min() < 0.7 and drawn.max() > 1.4 and 0.5 <= drawn.min() and drawn.max() <= 2

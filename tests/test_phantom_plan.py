@@ -45,6 +45,18 @@ def test_validation_sees_every_segment_that_has_several_patients():
         assert {one.split for one in plan if one.cass_id == segment} == {"train", "val"}, VESSEL[segment]
 
 
+@pytest.mark.parametrize("patients", [64, 120, 300])
+@pytest.mark.parametrize("seed", range(6))
+def test_every_segment_of_two_patients_or_more_is_in_both_splits(patients, seed):
+    plan = plan_analyses(patients, default_rows(patients), seed)
+    for segment in USER_ROWS:
+        own = [one for one in plan if one.cass_id == segment]
+        if len({one.patient for one in own}) > 1:
+            assert {one.split for one in own} == {"train", "val"}, VESSEL[segment]
+    val = sum(len(one.phases) for one in plan if one.split == "val")
+    assert 0.27 < val / default_rows(patients) < 0.33
+
+
 def test_two_patients_make_two_splits():
     assert {one.split for one in plan_analyses(2, 5, 0)} == {"train", "val"}
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from phantom.anatomy import LEFT, RIGHT, load_anatomy
+from phantom.anatomy import LEFT, RIGHT, Body, load_anatomy, vary_anatomy
 from phantom.contrast import choose_frame, draw_bolus, draw_motion
-from phantom.lesions import Lesion, draw_disease, phase_lesions, with_lesions
+from phantom.lesions import Lesion, draw_disease, gap_mm, phase_lesions, with_lesions
 from phantom.patient import build_tree
 from phantom.views import LEAST_VISIBLE_LENGTH, SCATTER_DEG, USUAL_VIEWS, draw_carm, visible_length
 
@@ -71,7 +71,8 @@ def test_diameters_taper_and_stay_in_the_published_range():
 def test_a_lesion_has_its_severity_and_length(left):
     own = left.segment(13)
     lesion = Lesion(13, int(own[len(own) // 2]), 10.0, 70.0, 0.0, 0.0)
-    ratio = with_lesions(left, (lesion,)).lumen_mm / left.healthy_mm
+    tree = with_lesions(left, (lesion,))
+    ratio = tree.lumen_mm / tree.healthy_mm
     assert ratio.min() == pytest.approx(0.3, abs=1e-9) and ratio.argmin() == lesion.middle
     narrowed = np.flatnonzero(ratio < 1 - 1e-9)
     assert np.ptp(left.arc_mm()[narrowed]) == pytest.approx(10, abs=1.1)
@@ -85,6 +86,25 @@ def test_phases_before_after_and_later(left):
     assert pre[0].stenosis_pct == max(lesion.stenosis_pct for lesion in pre) >= 50
     assert final[0].stenosis_pct < 25 and final[0].middle == worst.middle
     assert event[0].cass_id == 13 and event[0].stenosis_pct >= 45 and event[0].middle != worst.middle
+
+
+def test_an_event_keeps_the_treated_lesion_and_lies_beside_it(left):
+    clear = 0
+    for seed in range(20):
+        worst, others = draw_disease(left, 13, rng(seed))
+        new, treated, *rest = phase_lesions(left, 13, "EVENT", worst, others, rng(seed))
+        assert (treated.middle, treated.length_mm) == (worst.middle, worst.length_mm)
+        assert treated.stenosis_pct < 25 and tuple(rest) == others
+        clear += gap_mm(left, new, treated) >= 0
+    assert clear >= 17  # a long treated lesion may leave no room
+
+
+def test_both_sides_of_a_patient_have_one_body():
+    small, large = Body(True, -1.0, (0.0, 0.0, 0.0), 0.9), Body(False, 1.0, (0.0, 0.0, 0.0), 1.1)
+    for side in (LEFT, RIGHT):
+        few, many = vary_anatomy(side, rng(1), small), vary_anatomy(side, rng(1), large)
+        assert few.caliber < 0.85 < 1.1 <= many.caliber
+        assert np.linalg.norm(few.apex_mm) < np.linalg.norm(many.apex_mm)
 
 
 @pytest.mark.parametrize("cass_id", [1, 2, 4, 13, 15, 19])

@@ -36,7 +36,9 @@ def model(checkpoint):
 
 
 def call(checkpoint, out, *arguments):
-    return predict.main([*map(str, arguments), "--checkpoint", str(checkpoint), "--out", str(out), "--device", "cpu"])
+    return predict.main(
+        [*map(str, arguments), "--checkpoint", str(checkpoint), "--out", str(out), "--device", "cpu"]
+    )
 
 
 def record(out, name):
@@ -47,7 +49,9 @@ def test_cine_that_is_not_square(tmp_path, checkpoint):
     cine = make_cine([0, 0.5, 1, 1, 0.4])[:, 20:220, 30:180]
     np.save(tmp_path / "cine.npy", cine)
     out = tmp_path / "out"
-    assert call(checkpoint, out, tmp_path / "cine.npy", "--primary-angle", "-30", "--secondary-angle", 25) == 0
+    assert (
+        call(checkpoint, out, tmp_path / "cine.npy", "--primary-angle", "-30", "--secondary-angle", 25) == 0
+    )
     mask, probability = (cv2.imread(str(out / f"cine_{kind}.png"), cv2.IMREAD_UNCHANGED)
                          for kind in ("mask", "probability"))
     assert mask.shape == probability.shape == (200, 150)
@@ -74,7 +78,10 @@ def test_dicom_with_angles_and_a_picture_without(tmp_path, checkpoint):
     assert dicom["view"]["primary_angle_deg"] == 31.3 and dicom["view"]["source"] == "DICOM header"
     assert dicom["frame_choice"] == "given" and dicom["frames"] == 2
     assert dicom["pixel_size_at_isocentre_mm"] == pytest.approx([0.15, 0.15])
-    assert picture["view"]["primary_angle_deg"] is None and picture["view"]["bin_centre_deg"]["primary"] == "unknown"
+    assert (
+        picture["view"]["primary_angle_deg"] is None
+        and picture["view"]["bin_centre_deg"]["primary"] == "unknown"
+    )
     assert picture["pixel_size_at_isocentre_mm"] is None and picture["geometry"] == {}
 
 
@@ -85,7 +92,11 @@ def test_bad_files_are_listed_at_the_end_and_the_others_done(tmp_path, checkpoin
     given = [tmp_path / "broken.npy", tmp_path / "absent.png", tmp_path / "short.npy"]
     assert call(checkpoint, out, *given) == 1
     errors = capsys.readouterr().err
-    assert "2 inputs could not be predicted" in errors and "broken.npy" in errors and "absent.png: no such" in errors
+    assert (
+        "2 inputs could not be predicted" in errors
+        and "broken.npy" in errors
+        and "absent.png: no such" in errors
+    )
     assert record(out, "short")["frame_choice"] == "only frame"
 
 
@@ -96,6 +107,51 @@ def test_equal_stems_do_not_overwrite_each_other(tmp_path, checkpoint):
     assert call(checkpoint, tmp_path / "out", tmp_path / "a" / "cine.npy", tmp_path / "b" / "cine.npy") == 0
     assert Path(record(tmp_path / "out", "cine")["input"]).parent.name == "a"
     assert Path(record(tmp_path / "out", "cine_2")["input"]).parent.name == "b"
+
+
+def test_names_that_differ_only_in_case_are_told_apart():
+    jobs = [predict.Job(name=name, path=Path(name), frame_index=None, view_deg=(0, 0), view_source="")
+            for name in ("IM1", "im1", "Im1")]
+    assert [job.name for job in predict.with_names_apart(jobs)] == ["IM1", "im1_2", "Im1_3"]
+
+
+def test_an_input_is_never_replaced(tmp_path, checkpoint, capsys):
+    for name in ("IM1.png", "im1_MASK.png"):        # the second is what IM1's mask would be called
+        cv2.imwrite(str(tmp_path / name), make_cine([1], side=64)[0])
+    before = (tmp_path / "im1_MASK.png").read_bytes()
+    assert call(checkpoint, tmp_path, tmp_path) == 2
+    assert "is an input and would be replaced; give another folder" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["IM1.png", "im1_MASK.png"]
+    assert (tmp_path / "im1_MASK.png").read_bytes() == before
+
+
+def test_patient_numbers_with_signs_make_file_names(tmp_path, checkpoint):
+    csv_path = write_tiny_dataset(tmp_path / "data", patients=2, rows_per_patient=1)
+    csv_path.write_text(csv_path.read_text().replace("101-0002,", "a/b:2,"))
+    assert call(checkpoint, tmp_path / "out", "--data-csv", csv_path) == 0
+    assert [path.name for path in (tmp_path / "out").glob("*.json")] == ["a_b_2_101-0002_001_f001.json"]
+
+
+@pytest.mark.parametrize("flags", [["--frame", 3], ["--primary-angle", "RAO 30", "--secondary-angle", 0]])
+def test_flags_that_a_data_set_would_ignore_are_refused(tmp_path, checkpoint, capsys, flags):
+    assert call(checkpoint, tmp_path, "--data-csv", "absent.csv", *flags) == 2
+    errors = capsys.readouterr().err
+    assert all(flag in errors for flag in flags[::2]) and "cannot be given with --data-csv" in errors
+
+
+def interrupt(*arguments, **keywords):
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_ends_with_one_line(tmp_path, checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr(predict, "predict_all", interrupt)
+    assert call(checkpoint, tmp_path / "out", tmp_path / "cine.npy") == 130
+    monkeypatch.setattr(test_view_angle_impact, "run", interrupt)
+    assert test_view_angle_impact.main(["--data-csv", "x.csv"]) == 130
+    monkeypatch.setattr(test_model_during_training, "watch", interrupt)
+    assert test_model_during_training.main([]) == 130
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and all(line.startswith("stopped; ") for line in lines)
 
 
 def test_rows_of_a_data_set_are_predicted_at_the_analysed_frame_and_scored(tmp_path, checkpoint, capsys):
@@ -131,7 +187,9 @@ def test_flag_out_of_range_names_the_value(tmp_path, checkpoint, capsys, flag, v
 
 
 def test_angle_as_a_cardiologist_writes_it():
-    args = predict.build_parser().parse_args(["x.npy", "--primary-angle", "RAO 30", "--secondary-angle", "-12.5"])
+    args = predict.build_parser().parse_args(
+        ["x.npy", "--primary-angle", "RAO 30", "--secondary-angle", "-12.5"]
+    )
     assert (args.primary_angle, args.secondary_angle) == (-30, -12.5)
 
 
@@ -150,7 +208,9 @@ def test_prediction_sees_what_training_saw(tmp_path, model):
     assert torch.equal(network_image(frame, IMAGE_SIZE), sample["image"])
     with torch.inference_mode():
         logits = model(sample["image"][None], sample["view_deg"][None])[0, 0]
-    probability = predict_vessels(model, frame, view_deg=sample["view_deg"].tolist(), image_size=IMAGE_SIZE, device=CPU)
+    probability = predict_vessels(
+        model, frame, view_deg=sample["view_deg"].tolist(), image_size=IMAGE_SIZE, device=CPU
+    )
     assert np.allclose(probability, torch.sigmoid(logits).numpy(), atol=1e-5)
 
 
@@ -163,16 +223,24 @@ class BlurModel(torch.nn.Module):
 
 def test_magnified_copies_are_put_back_where_they_came_from():
     frame = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8), (0, 0), 4)
-    plain, averaged = (predict_vessels(BlurModel(), frame, view_deg=(0, 0), image_size=96, device=CPU, scales=scales)
-                       for scales in ((1.0,), (1.0, 0.9, 1.1)))
+    plain, averaged = (
+        predict_vessels(BlurModel(), frame, view_deg=(0, 0), image_size=96, device=CPU, scales=scales)
+        for scales in ((1.0,), (1.0, 0.9, 1.1))
+    )
     assert np.abs(plain - averaged)[8:-8, 8:-8].max() < 0.01
     assert np.abs(plain - averaged).max() < 0.05
 
 
 def test_magnifying_alone_is_refused_because_it_hides_the_border():
     with pytest.raises(ValueError, match="at least one must be 1 or less"):
-        predict_vessels(BlurModel(), np.zeros((8, 8, 3), np.uint8), view_deg=(0, 0), image_size=96, device=CPU,
-                        scales=(1.1,))
+        predict_vessels(
+            BlurModel(),
+            np.zeros((8, 8, 3), np.uint8),
+            view_deg=(0, 0),
+            image_size=96,
+            device=CPU,
+            scales=(1.1,),
+        )
 
 
 def test_sigmoid_of_large_logits_does_not_overflow():
@@ -187,5 +255,7 @@ def test_help_teaches(tool):
 
 
 def test_script_called_from_elsewhere_finds_its_modules_and_exits_with_its_code(tmp_path):
-    done = subprocess.run([sys.executable, str(ROOT / "predict.py")], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "predict.py")], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 2 and "give inputs or --data-csv" in done.stderr

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -59,6 +60,7 @@ def outcome(folder, stage=STAGE):
         "metrics",
         "epoch",
         "global_step",
+        "parent",
     )
     return {"latest": {key: latest[key] for key in keys}, "best": best["model"], "history": history}
 
@@ -142,6 +144,36 @@ def test_cut_off_again_and_again(tmp_path, unbroken):
     assert_equal(outcome(tmp_path), unbroken)
 
 
+def refuse(monkeypatch, *endings):
+    """`os.replace` refuses targets of these endings, as Windows does while a program has them open."""
+    real_replace = os.replace
+
+    def replace(source, target):
+        if str(target).endswith(endings):
+            raise PermissionError(13, "in use")
+        real_replace(source, target)
+
+    monkeypatch.setattr("utils.files.os.replace", replace)
+    monkeypatch.setattr("utils.files.REPLACE_WAIT_S", 0)
+
+
+def test_curves_open_in_a_viewer_do_not_end_the_run(tmp_path, unbroken, monkeypatch):
+    files = RunFiles(tmp_path, STAGE)
+    files.curves.write_bytes(b"old")
+    with monkeypatch.context() as patch:
+        refuse(patch, "_curves.png", "_metrics.json")
+        with pytest.warns(UserWarning, match=r"_curves\.png.*Close the program.*Training goes on"):
+            run(Ranks(), options(folder=tmp_path, **SIZE))
+    assert files.curves.read_bytes() == b"old" and not files.metrics.exists()
+    assert_equal(outcome(tmp_path), unbroken)
+
+
+def test_a_latest_checkpoint_that_cannot_be_written_ends_the_run(tmp_path, monkeypatch):
+    refuse(monkeypatch, "_latest.pth")
+    with pytest.raises(OSError, match=r"could not write .*_latest\.pth"):
+        run(Ranks(), options(folder=tmp_path, **SIZE))
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path, unbroken):
     for resume in (False, True):
         run(Ranks(), options(folder=tmp_path, resume=resume, **SIZE))
@@ -183,6 +215,7 @@ def test_checkpoints_that_cannot_be_resumed_say_why(tmp_path):
         run(Ranks(), options(folder=tmp_path, rows=4, epochs=1, resume=True))
 
 
+KILLS = 10
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -203,6 +236,15 @@ def finish(command):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
+def start_training(command):
+    """Start a stage script and return when its first step is near: imports and checks are over."""
+    process = start(command)
+    for line in process.stdout:
+        if line.startswith("training:"):
+            return process
+    pytest.fail(f"it ended with {process.wait()} before training")
+
+
 def tiny_command(folder, *more):
     sizes = [part for name, value in SIZE.items() for part in (f"--{name.replace('_', '-')}", value)]
     return ["-m", "tests.tiny_training", "--folder", folder, *sizes, *more]
@@ -219,8 +261,9 @@ def kill_at(moment, command):
     process.stdout.read()  # ends when the last rank has gone with its parent
 
 
-def test_a_real_kill(tmp_path, unbroken):
-    kill_at(f"pass {random.randint(2, PASSES)}\n", tiny_command(tmp_path, "--step-seconds", 0.02))
+@pytest.mark.parametrize("number", [2, 7, PASSES])
+def test_a_real_kill(tmp_path, unbroken, number):
+    kill_at(f"pass {number}\n", tiny_command(tmp_path, "--step-seconds", 0.02))
     run(Ranks(), options(folder=tmp_path, resume=True, **SIZE))
     assert_equal(outcome(tmp_path), unbroken)
 
@@ -248,7 +291,7 @@ def test_ten_kills_at_random_moments_of_the_real_script(tmp_path, world_size):
             "--backbone",
             "sam3-tiny",
             "--epochs",
-            3,
+            6,
             "--batch-size",
             1,
             "--accum-steps",
@@ -264,17 +307,18 @@ def test_ten_kills_at_random_moments_of_the_real_script(tmp_path, world_size):
             "--resume",
         ]
 
-    finish(command(tmp_path / "whole"))
-    moments = random.Random(7)
-    for _ in range(10):
-        process = start(command(tmp_path / "killed"))
-        for line in process.stdout:
-            if line.startswith("training:"):  # imports are over; from here on every moment is fair
-                break
-        timer = threading.Timer(moments.uniform(0.0, 6.0), process.kill)
+    process, began = start_training(command(tmp_path / "whole")), time.monotonic()
+    said = process.stdout.read()
+    assert process.wait() == 0, said[-3000:]
+    seconds = time.monotonic() - began
+    # Ten such moments are less than a whole run, so that none of the ten rounds can come to its end.
+    moments, longest = random.Random(7), seconds / KILLS
+    for number in range(KILLS):
+        process = start_training(command(tmp_path / "killed"))
+        timer = threading.Timer(moments.uniform(0.0, longest), process.kill)
         timer.start()
         process.stdout.read()
-        process.wait()
+        assert process.wait() == -signal.SIGKILL, f"round {number} ended before its kill"
         timer.cancel()
     finish(command(tmp_path / "killed"))
     stage = "phase1_deepsa"

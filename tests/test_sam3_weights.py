@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from models.backbone import SAM3_TINY, build_backbone
+from models.backbone import ARCHITECTURES, SAM3_TINY, build_backbone
 from models.sam3_package import build_vision_backbone
 from models.sam3_weights import VISION_PREFIX, load_sam3_vision_weights
 from utils.checkpoint import CheckpointError
+from utils.entry import describe_weights
 
 SOME_NAME = "trunk.blocks.2.attn.qkv.weight"
 
@@ -92,3 +93,12 @@ def test_without_weights_full_size_says_how_to_go_on():
         assert words in str(error.value)
     with pytest.raises(FileNotFoundError, match="nowhere.pt"):
         load_sam3_vision_weights(torch.nn.Identity(), "nowhere.pt")
+
+
+def test_the_backbone_keeps_the_report_and_leaves_it_to_the_main_rank_to_print(tmp_path, official, monkeypatch, capsys):
+    monkeypatch.setitem(ARCHITECTURES, "sam3", SAM3_TINY)
+    torch.save(official, tmp_path / "sam3.pt")
+    backbone = build_backbone("sam3", image_size=336, sam3_checkpoint=tmp_path / "sam3.pt")
+    assert "0 missing, 0 unexpected" in str(backbone.load_report)
+    assert capsys.readouterr().out == ""
+    assert describe_weights(backbone.load_report, None, 336) == str(backbone.load_report)

@@ -10,14 +10,23 @@ import test_view_angle_impact as tool
 from models.view_encoder import CategoricalViewEncoder
 from tests.csv_fixture import write_tiny_dataset
 from tests.tiny_checkpoint import write_tiny_checkpoint
-from utils.view_impact import (CONDITIONS, EncodedFrame, compare_over_grid, condition_views, describe_similarity,
-                               draw_other_views, grid_views, score_conditions, summarise_conditions)
+from utils.view_impact import (
+    CONDITIONS,
+    EncodedFrame,
+    compare_over_grid,
+    condition_views,
+    describe_similarity,
+    draw_other_views,
+    grid_views,
+    score_conditions,
+    summarise_conditions,
+)
 
 CPU = torch.device("cpu")
 
 
 class FakeModel(torch.nn.Module):
-    """Finds what is darker than half grey; `gain` says how far the primary angle moves that border. Counts its work."""
+    """Finds what is darker than half grey; `gain` says how far the primary angle moves that border."""
 
     def __init__(self, gain=0.0, use_view=True):
         super().__init__()
@@ -56,7 +65,7 @@ def test_blind_model_is_called_nearly_blind(tmp_path, monkeypatch, capsys):
     assert "nearly blind" in capsys.readouterr().out
     assert (tmp_path / "out" / "view_angle_impact.png").stat().st_size > 10_000
     assert record["rows_without_angles"] > 0                       # the fixture leaves some out on purpose
-    assert model.encoded == record["n_frames"]                     # each frame once, whatever the number of angles
+    assert model.encoded == record["n_frames"]  # each frame once, whatever the number of angles
 
 
 def test_model_that_lives_on_the_angle_is_called_sensitive(tmp_path, monkeypatch):
@@ -64,7 +73,9 @@ def test_model_that_lives_on_the_angle_is_called_sensitive(tmp_path, monkeypatch
     assert status == 0 and record["verdict"]["level"] == "sensitive"
     assert record["grid"]["least_dice"] < 0.8
     own = record["conditions"]["own"]
-    assert own["secondary only"]["mean"] < own["primary only"]["mean"] == 1      # it looks at the primary angle only
+    assert (
+        own["secondary only"]["mean"] < own["primary only"]["mean"] == 1
+    )  # it looks at the primary angle only
 
 
 def test_model_without_view_is_said_to_be_blind(tmp_path, monkeypatch, capsys):
@@ -76,7 +87,9 @@ def test_model_without_view_is_said_to_be_blind(tmp_path, monkeypatch, capsys):
 def test_one_patient_cannot_be_shuffled(tmp_path, monkeypatch, capsys):
     csv_path = write_tiny_dataset(tmp_path / "data", patients=2, val_patients=1, size=64)
     checkpoint = write_tiny_checkpoint(tmp_path / "tiny.pth")
-    assert tool.main(["--data-csv", str(csv_path), "--checkpoint", str(checkpoint), "--out", str(tmp_path)]) == 2
+    assert (
+        tool.main(["--data-csv", str(csv_path), "--checkpoint", str(checkpoint), "--out", str(tmp_path)]) == 2
+    )
     assert "takes two or more" in capsys.readouterr().err
 
 
@@ -97,13 +110,13 @@ def encode(gain):
 def test_grid_compares_with_the_prediction_at_the_true_angle():
     grid = compare_over_grid(encode(0.4), (40.0, 0.0))
     assert grid["dice"].shape == grid["change"].shape == (9, 9)
-    assert (grid["dice"][-1] == 1).all() and (grid["change"][-1] == 0).all()          # primary +40, any secondary
+    assert (grid["dice"][-1] == 1).all() and (grid["change"][-1] == 0).all()  # primary +40, any secondary
     assert (np.diff(grid["dice"][:, 0]) > 0).all() and (np.diff(grid["change"][:, 0]) < 0).all()
 
 
 def test_scores_of_one_frame():
     label = np.zeros((32, 32), bool)
-    label[:, :16] = True                                     # what is darker than half grey, the border at 0 degrees
+    label[:, :16] = True  # what is darker than half grey, the border at 0 degrees
     views = condition_views((0.0, 20.0), np.array([(40.0, 0.0), (-40.0, 0.0), (0.0, 0.0)]))
     scores = score_conditions(encode(0.4), views, {"truth": label})
     assert scores["true"]["truth"] == 1 and scores["true"]["change"] == 0
@@ -126,7 +139,9 @@ def test_summary_is_paired_and_leaves_frames_without_truth_out():
     summary = summarise_conditions(scores, ["a", "b"])
     assert summary["truth"]["true"]["mean"] == pytest.approx(0.7)
     assert summary["truth"]["shuffled"]["minus_true"] == pytest.approx(-0.1)
-    assert summary["truth"]["shuffled"]["minus_true_ci95"] == pytest.approx((-0.1, -0.1))   # the same in both patients
+    assert summary["truth"]["shuffled"]["minus_true_ci95"] == pytest.approx(
+        (-0.1, -0.1)
+    )  # the same in both patients
 
 
 def test_similarity_of_embeddings():
@@ -139,4 +154,8 @@ def test_similarity_of_embeddings():
 
 def test_grid_of_views_has_primary_slowest():
     views = grid_views()
-    assert views[0].tolist() == [-40, -40] and views[1].tolist() == [-40, -30] and views[9].tolist() == [-30, -40]
+    assert (
+        views[0].tolist() == [-40, -40]
+        and views[1].tolist() == [-40, -30]
+        and views[9].tolist() == [-30, -40]
+    )

@@ -1,4 +1,4 @@
-"""test_model_during_training.py, the tool: fixed cases, one line of figures, drawn again when the checkpoint is new."""
+"""test_model_during_training.py, the tool: fixed cases, one line of figures, drawn again when it is new."""
 import shutil
 
 import numpy as np
@@ -11,6 +11,12 @@ from tests.tiny_checkpoint import write_tiny_checkpoint
 from utils.cases import choose_cases
 from utils.checkpoint import CheckpointError
 from utils.history import write_history
+from utils.prediction import STAGE
+from utils.run_files import RunFiles
+
+
+def files_of(folder):
+    return RunFiles(folder, STAGE)
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +24,10 @@ def run_folder(tmp_path_factory):
     """A run in progress: a checkpoint that says which data it is of, and two epochs of history."""
     folder = tmp_path_factory.mktemp("run")
     csv_path = write_tiny_dataset(folder / "data", patients=3, val_patients=2)
-    write_tiny_checkpoint(folder / viewer.LATEST, epoch=2, data_csv=str(csv_path), data_root=None, path_map=[])
-    write_history(folder / viewer.HISTORY, [{"epoch": 1, "train_loss": 0.9, "val_dice_truth": None},
+    write_tiny_checkpoint(
+        files_of(folder).latest, epoch=2, data_csv=str(csv_path), data_root=None, path_map=[]
+    )
+    write_history(files_of(folder).history, [{"epoch": 1, "train_loss": 0.9, "val_dice_truth": None},
                                             {"epoch": 2, "train_loss": 0.7, "val_dice_truth": 0.4}])
     return folder
 
@@ -27,14 +35,16 @@ def run_folder(tmp_path_factory):
 def test_preview_needs_nothing_but_the_folder(run_folder, capsys):
     assert viewer.main(["--checkpoint-dir", str(run_folder), "--cases", "2"]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("epoch 2, step 20: on these 2 cases mean Dice against labels 0.")
+    assert len(lines) == 1 and lines[0].startswith(
+        "epoch 2, step 20: on these 2 cases mean Dice against labels 0."
+    )
     assert "against truth 0." in lines[0]
     assert (run_folder / viewer.PREVIEW).stat().st_size > 10_000
 
 
 def test_missing_checkpoint_is_named(tmp_path, capsys):
     assert viewer.main(["--checkpoint-dir", str(tmp_path)]) == 2
-    assert viewer.LATEST in capsys.readouterr().err
+    assert files_of(tmp_path).latest.name in capsys.readouterr().err
 
 
 def test_watch_draws_only_when_the_checkpoint_is_new(run_folder, monkeypatch, capsys):
@@ -46,8 +56,8 @@ def test_watch_draws_only_when_the_checkpoint_is_new(run_folder, monkeypatch, ca
         if event is KeyboardInterrupt:
             raise KeyboardInterrupt
         if event == "new":
-            shutil.copy2(run_folder / viewer.LATEST, run_folder / "copy.pth")
-            (run_folder / viewer.LATEST).touch()
+            shutil.copy2(files_of(run_folder).latest, run_folder / "copy.pth")
+            (files_of(run_folder).latest).touch()
     monkeypatch.setattr(viewer.time, "sleep", sleep)
     assert viewer.main(["--checkpoint-dir", str(run_folder), "--watch", "5"]) == 0
     assert len(drawn) == 2
@@ -84,8 +94,15 @@ def test_damaged_checkpoint_is_not_tried_again(monkeypatch):
 
 def case(dice_deepsa, dice_truth):
     frame, mask = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), bool)
-    return viewer.Case(title="", frame=frame, label=mask, truth=None if dice_truth is None else mask, prediction=mask,
-                       dice_deepsa=dice_deepsa, dice_truth=dice_truth)
+    return viewer.Case(
+        title="",
+        frame=frame,
+        label=mask,
+        truth=None if dice_truth is None else mask,
+        prediction=mask,
+        dice_deepsa=dice_deepsa,
+        dice_truth=dice_truth,
+    )
 
 
 def test_scores_against_labels_and_truth_are_never_mixed():

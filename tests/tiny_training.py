@@ -129,6 +129,7 @@ def build_run(ranks: Ranks, args: argparse.Namespace) -> tuple[TrainingState, di
         [{"params": list(model.parameters()), "lr": args.lr, "weight_decay": 0.01}], CPU
     )
     schedule = build_schedule(optimizer, steps=args.epochs * sampler.steps_per_epoch, warmup_steps=1)
+    files = RunFiles(args.folder, STAGE)
     config = {key: getattr(args, key) for key in ("lr", "dropout", "epochs", "batch_size", "seed")}
     state = TrainingState(
         stage=STAGE,
@@ -138,9 +139,11 @@ def build_run(ranks: Ranks, args: argparse.Namespace) -> tuple[TrainingState, di
         sampler=sampler,
         config=config,
         classes=["vessel"],
+        # A continuation is not told where the run came from: it must know by itself.
+        parent=None if args.resume and files.latest.exists() else {"path": "start.pth"},
     )
     torch.manual_seed(args.seed + 1 + ranks.rank)
-    return state, loaders, RunFiles(args.folder, STAGE)
+    return state, loaders, files
 
 
 def describe(row: int) -> str:

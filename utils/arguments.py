@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from argparse import BooleanOptionalAction
 from collections.abc import Sequence
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-# A side that the ViT's patches (14) and windows (24) divide: 336 = 14 * 24. 1008 is SAM 3's own size.
+# 14-pixel patches in windows of 24 x 24: other sides would need padding that the pretrained model never saw.
 IMAGE_SIZE_STEP = 336
+# The backbones there are, and SAM 3's own size; models/backbone.py builds them.
 DEFAULT_IMAGE_SIZE = {"sam3": 1008, "sam3-tiny": 336}
 
 
@@ -71,23 +73,34 @@ def add_device_argument(parser: argparse._ActionsContainer, *, default: str = "a
                         help="auto takes CUDA where there is one, else the CPU")
 
 
-def parse_path_maps(values: Sequence[str]) -> list[tuple[str, str]]:
-    """`["OLD=NEW", ...]` as [(old, new), ...]; raises ValueError for text without both sides."""
-    maps = []
-    for value in values:
-        old, separator, new = value.partition("=")
-        if not (old and separator and new):
-            raise ValueError(rf"--path-map {value!r}: expected OLD=NEW, for example E:\Angio=/mnt/angio")
-        maps.append((old, new))
-    return maps
-
-
 def choose_image_size(backbone: str, image_size: int | None) -> int:
     """The side asked for, in pixels, or the backbone's own; ValueError unless a multiple of 336."""
-    size = DEFAULT_IMAGE_SIZE.get(backbone, 1008) if image_size is None else image_size
+    check_backbone(backbone)
+    size = DEFAULT_IMAGE_SIZE[backbone] if image_size is None else image_size
+    check_image_size(size)
+    return size
+
+
+def check_backbone(name: str) -> None:
+    """ValueError for a name that no backbone has."""
+    if name not in DEFAULT_IMAGE_SIZE:
+        raise ValueError(f"--backbone {name!r} is not known; allowed: {', '.join(DEFAULT_IMAGE_SIZE)}")
+
+
+def check_image_size(size: int) -> None:
+    """ValueError unless a side of `size` pixels suits the backbones."""
     if size < IMAGE_SIZE_STEP or size % IMAGE_SIZE_STEP:
         raise ValueError(f"--image-size {size}: allowed is a multiple of {IMAGE_SIZE_STEP} (336, 672, 1008)")
-    return size
+
+
+def check_weights_arguments(backbone: str, sam3_checkpoint: str | Path | None, random_init: bool) -> None:
+    """ValueError for flags about the first weights that contradict each other."""
+    if sam3_checkpoint is None:
+        return
+    if backbone != "sam3":
+        raise ValueError(f"--sam3-checkpoint is for --backbone sam3, not for {backbone}")
+    if random_init:
+        raise ValueError("--random-init trains without --sam3-checkpoint; give one of the two")
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -129,18 +142,21 @@ def _add_optimisation_arguments(parser, epochs, batch_size, lr, backbone_lr_scal
     add("--batch-size", type=positive_int, default=batch_size, help="samples per process and forward pass")
     add("--accum-steps", type=positive_int, default=1,
         help="forward passes per optimizer step; more of them and a smaller --batch-size need less memory")
-    add("--lr", type=float, default=lr, help="peak learning rate of everything but the backbone")
-    add("--backbone-lr-scale", type=float, default=backbone_lr_scale,
+    add("--lr", type=positive_float, default=lr, help="peak learning rate of everything but the backbone")
+    add("--backbone-lr-scale", type=non_negative_float, default=backbone_lr_scale,
         help="the backbone learns at this multiple of --lr")
-    add("--weight-decay", type=float, default=0.01, help="AdamW's decoupled weight decay")
-    add("--warmup-steps", type=int, default=None,
+    add("--weight-decay", type=non_negative_float, default=0.01,
+        help="AdamW's decoupled weight decay")
+    add("--warmup-steps", type=non_negative_int, default=None,
         help="optimizer steps of linear warm-up before the cosine; without it 5 %% of all, at most 200")
-    add("--clip", type=float, default=1.0, help="largest norm of the gradient; 0 turns clipping off")
+    add("--clip", type=non_negative_float, default=1.0,
+        help="largest norm of the gradient; 0 turns clipping off")
     add("--amp", choices=("bf16", "off"), default=None,
         help="mixed precision; without it bf16 where the hardware multiplies it natively")
     add("--augment", action=BooleanOptionalAction, default=True,
         help="vary the training pictures (never a flip: it would swap LAO and RAO)")
-    add("--seed", type=int, default=0, help="of weights, order and augmentation; same seed, same run")
+    add("--seed", type=non_negative_int, default=0,
+        help="of weights, order and augmentation; same seed, same run")
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -165,12 +181,12 @@ def _add_machine_arguments(parser: argparse.ArgumentParser, master_port: int) ->
     group = parser.add_argument_group("machine")
     add_device_argument(group)
     add = group.add_argument
-    add("--num-workers", type=int, default=None,
+    add("--num-workers", type=non_negative_int, default=None,
         help="processes per rank that load pictures; without it the cores to spare, at most 4; 0 loads in "
              "the training process")
     add("--world-size", type=positive_int, default=None,
         help="training processes; without it one per GPU, one on a CPU")
-    add("--master-port", type=int, default=None,
+    add("--master-port", type=positive_int, default=None,
         help=f"TCP port where the processes meet; without it {master_port}, or a free one if that is taken")
     add("--ddp-backend", choices=("gloo", "nccl"), default="gloo",
         help="how gradients travel; gloo works everywhere, Windows too; nccl is faster on Linux GPUs")
@@ -184,12 +200,37 @@ def positive_int(text: str) -> int:
     return value
 
 
+def non_negative_int(text: str) -> int:
+    """argparse type: an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """argparse type: a finite number above 0."""
+    value = non_negative_float(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    """argparse type: a finite number of at least 0."""
+    value = float(text)
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
+
+
 def choose_num_workers(given: int | None, world_size: int) -> int:
-    """Loader processes per rank: as given, else the cores that the training processes leave, at most 4.
+    """Loader processes per rank: as given, else the cores that this machine's ranks leave, at most 4.
 
     Two cores or fewer: none, the training process loads its own pictures.
     """
     if given is not None:
-        return max(0, given)
+        return given
+    world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # torchrun's, over several machines
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return min(4, max(0, cores // world_size - 1)) if cores > 2 else 0

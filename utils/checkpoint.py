@@ -19,8 +19,6 @@ from utils.files import write_atomic
 # Raised whenever an older reader could misread a newer file.
 FORMAT = 1
 REQUIRED_KEYS = ("format", "stage", "epoch", "global_step", "model", "config")
-# Buffers that are computed from the image size and must be rebuilt, not loaded (see models/).
-REBUILT_BUFFERS = ("freqs_cis",)
 
 
 class CheckpointError(RuntimeError):
@@ -61,17 +59,15 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor], *, source: str | Path) -> None:
     """Copy every tensor of `state` into `model`; all names and shapes must agree, or nothing is loaded.
 
-    Buffers computed from the image size (`freqs_cis`) keep the model's own values. Raises CheckpointError
-    naming the missing, unexpected and misshapen tensors.
+    Raises CheckpointError naming the missing, unexpected and misshapen tensors.
     """
-    own = {name: value for name, value in model.state_dict().items() if not _is_rebuilt(name)}
-    given = {name: value for name, value in state.items() if not _is_rebuilt(name)}
-    missing = sorted(own.keys() - given.keys())
-    unexpected = sorted(given.keys() - own.keys())
+    own = model.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
     misshapen = [
-        f"{name}: {tuple(given[name].shape)} in the file, {tuple(own[name].shape)} in the model"
-        for name in sorted(own.keys() & given.keys())
-        if own[name].shape != given[name].shape
+        f"{name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name in sorted(own.keys() & state.keys())
+        if own[name].shape != state[name].shape
     ]
     if missing or unexpected or misshapen:
         lists = {"missing": missing, "unexpected": unexpected, "shape": misshapen}
@@ -80,7 +76,7 @@ def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor], *, s
             f"{source}: its weights do not fit this model; nothing was loaded.\n{report}"
             "\nGive the --backbone (and other model flags) that the checkpoint was trained with."
         )
-    model.load_state_dict(given, strict=False)
+    model.load_state_dict(state)
 
 
 def to_plain(value: Any, where: str = "checkpoint") -> Any:
@@ -121,10 +117,6 @@ def _check_layout(path: Path, checkpoint: Any) -> None:
             f"{path}: checkpoint format {checkpoint['format']!r}; this version reads 1 to {FORMAT}. "
             "Update the project."
         )
-
-
-def _is_rebuilt(name: str) -> bool:
-    return name.rsplit(".", 1)[-1] in REBUILT_BUFFERS
 
 
 def _list_names(kind: str, names: list[str], limit: int = 12) -> str:

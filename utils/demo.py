@@ -1,7 +1,8 @@
-"""The demo that `python run.py demo` runs: each step is a command that a user could type, and is shown as such.
+"""The demo that `python run.py demo` runs: each step is a command that a user could type, and is shown so.
 
-What is finished is noted in outputs/demo/steps.json; called again, the demo goes on with the first step that is not,
-and a step whose command has changed is done again with all that follow it.
+What is finished is noted in outputs/demo/steps.json; called again, the demo goes on with the first step that
+is not. A step whose command has changed is done again with all that follow it, from the start: what they
+wrote before is deleted.
 """
 
 from __future__ import annotations
@@ -9,107 +10,151 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from run import run_and_wait
 from utils.files import write_text_atomic
+from utils.history import read_history
+from utils.prediction import STAGE
+from utils.run_files import RunFiles
 
-ROOT = Path(__file__).resolve().parents[1]
 DEMO = Path("outputs/demo")
-PHANTOM_CSV = DEMO / "phantom" / "dataset.csv"
-CHECKPOINTS = DEMO / "checkpoints"
-BEST = CHECKPOINTS / "phase1_deepsa_best.pth"
-METRICS = "phase1_deepsa_metrics.json"
 # What fits into 15 minutes on two CPU cores; see LOG.md for the runs that settled these.
-TRAINING = ["--backbone", "sam3-tiny", "--world-size", "2", "--batch-size", "4", "--epochs", "16", "--lr", "2e-3",
-            "--backbone-lr-scale", "0.5", "--eval-every", "4", "--num-workers", "0"]
+PHANTOM = ["--patients", "110", "--image-size", "512", "--frames", "8", "--seed", "1", "--workers", "2"]
+TRAINING = [
+    "--backbone",
+    "sam3-tiny",
+    "--world-size",
+    "2",
+    "--batch-size",
+    "4",
+    "--epochs",
+    "14",
+    "--lr",
+    "2e-3",
+    "--backbone-lr-scale",
+    "0.5",
+    "--eval-every",
+    "4",
+    "--num-workers",
+    "0",
+]
 
 
-def build_steps() -> list[tuple[str, list[str]]]:
-    """Return the demo as (title, arguments for Python), in order."""
-    data = ["--data-csv", str(PHANTOM_CSV)]
+class Step(NamedTuple):
+    """One command of the demo: arguments for Python, and the folder that it alone writes, if any."""
+
+    title: str
+    command: list[str]
+    writes: str | None
+
+
+def build_steps(demo: Path) -> list[Step]:
+    """Return the steps of a demo in the folder `demo`, in order."""
+    csv_path, checkpoints = demo / "phantom" / "dataset.csv", demo / "checkpoints"
+    best = str(RunFiles(checkpoints, STAGE).best)
+    data = ["--data-csv", str(csv_path)]
     return [
-        ("Make a phantom data set: simulated angiograms with exact truth",
-         ["make_phantom_dataset.py", "--out", str(DEMO / "phantom"), "--patients", "120", "--image-size", "512",
-          "--frames", "8", "--seed", "1", "--workers", "2"]),
-        ("Check the data set as any user's CSV is checked", ["-m", "data.schema", str(PHANTOM_CSV)]),
-        ("Inspect the DeepSA-like labels",
-         ["inspect_deepsa_labels.py", *data, "--out", str(DEMO / "labels")]),
-        ("Train phase 1 on the DeepSA-like labels, on two processes",
-         ["train_stage1_deepsa.py", *data, *TRAINING, "--checkpoint-dir", str(CHECKPOINTS), "--resume"]),
-        ("Draw predictions as one would during training",
-         ["test_model_during_training.py", *data, "--checkpoint-dir", str(CHECKPOINTS)]),
-        ("Validate the best checkpoint on patients it never saw",
-         ["train_stage1_deepsa.py", *data, *TRAINING, "--eval-only", "--init-from", str(BEST),
-          "--checkpoint-dir", str(DEMO / "evaluation")]),
-        ("Measure the use of view angles",
-         ["test_view_angle_impact.py", *data, "--checkpoint", str(BEST), "--out", str(DEMO / "view_angles")]),
-        ("Predict on held-out frames",
-         ["predict.py", *data, "--split", "val", "--limit", "8", "--checkpoint", str(BEST),
-          "--out", str(DEMO / "predictions")]),
+        Step("Make a phantom data set: simulated angiograms with exact truth",
+             ["make_phantom_dataset.py", "--out", str(csv_path.parent), *PHANTOM], "phantom"),
+        Step("Check the data set as any user's CSV is checked", ["-m", "data.schema", str(csv_path)], None),
+        Step("Inspect the DeepSA-like labels",
+             ["inspect_deepsa_labels.py", *data, "--out", str(demo / "labels")], "labels"),
+        Step("Train phase 1 on the DeepSA-like labels, on two processes",
+             ["train_stage1_deepsa.py", *data, *TRAINING, "--checkpoint-dir", str(checkpoints), "--resume"],
+             "checkpoints"),
+        Step("Draw predictions as one would during training",
+             ["test_model_during_training.py", *data, "--checkpoint-dir", str(checkpoints)], None),
+        Step("Validate the best checkpoint on patients it never saw",
+             ["train_stage1_deepsa.py", *data, *TRAINING, "--eval-only", "--init-from", best,
+              "--checkpoint-dir", str(demo / "evaluation")], "evaluation"),
+        Step("Measure the use of view angles",
+             ["test_view_angle_impact.py", *data, "--checkpoint", best, "--out", str(demo / "view_angles")],
+             "view_angles"),
+        Step("Predict on held-out frames",
+             ["predict.py", *data, "--split", "val", "--limit", "8", "--checkpoint", best,
+              "--out", str(demo / "predictions")], "predictions"),
     ]
 
 
-def run_demo(*, fresh: bool) -> int:
+def run_demo(*, fresh: bool, demo: Path = DEMO) -> int:
     """Run what is not done yet, write summary.json, print where to look; return the exit status."""
-    if fresh and DEMO.exists():
-        shutil.rmtree(DEMO)
-    DEMO.mkdir(parents=True, exist_ok=True)
-    done = read_done()
-    steps = build_steps()
-    for number, (title, command) in enumerate(steps, start=1):
-        print(f"\n[{number}/{len(steps)}] {title}", flush=True)
-        if number <= len(done) and done[number - 1]["command"] == command:
-            print(f"  done before, in {done[number - 1]['seconds']:.0f} s", flush=True)
+    if fresh and demo.exists():
+        shutil.rmtree(demo)
+    demo.mkdir(parents=True, exist_ok=True)
+    steps = build_steps(demo)
+    records = forget_changed(demo, steps, read_records(demo))
+    for number, step in enumerate(steps, start=1):
+        print(f"\n[{number}/{len(steps)}] {step.title}", flush=True)
+        if number <= len(records) and records[number - 1]["finished"]:
+            print(f"  done before, in {records[number - 1]['seconds']:.0f} s", flush=True)
             continue
-        del done[number - 1:]
-        print("  python " + " ".join(command), flush=True)
-        start = time.monotonic()
-        status = run_step(command)
+        print("  python " + " ".join(step.command), flush=True)
+        status = run_step(demo, step, records, number - 1)
         if status:
-            print(f"\nThe demo stopped here (exit status {status}). `python run.py demo` goes on from this step.")
+            print(f"\nThe demo stopped here (exit status {status}); `python run.py demo` goes on from here.")
             return status
-        done.append({"title": title, "command": command, "seconds": time.monotonic() - start})
-        write_text_atomic(DEMO / "steps.json", json.dumps(done, indent=1))
-    summary = build_summary(done)
-    write_text_atomic(DEMO / "summary.json", json.dumps(summary, indent=1) + "\n")
-    print_summary(summary)
+    summary = build_summary(demo, records)
+    write_text_atomic(demo / "summary.json", json.dumps(summary, indent=1) + "\n")
+    print_summary(demo, summary)
     return 0
 
 
-def read_done() -> list[dict]:
-    """Return the steps that an earlier call finished, in order."""
-    path = DEMO / "steps.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+def read_records(demo: Path) -> list[dict]:
+    """Return what earlier calls did, in order: title, command, seconds over all attempts, finished or not."""
+    path = demo / "steps.json"
+    records = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return [{"finished": True, **record} for record in records]
 
 
-def run_step(command: list[str]) -> int:
-    """Run one step; at Ctrl-C it has the signal too, so wait for it to save and end."""
-    process = subprocess.Popen([sys.executable, *command])
-    interrupted = False
-    while True:
-        try:
-            status = process.wait()
-            return status or (130 if interrupted else 0)
-        except KeyboardInterrupt:
-            interrupted = True
+def forget_changed(demo: Path, steps: Sequence[Step], records: list[dict]) -> list[dict]:
+    """Return the records that still hold; delete what the first step that has changed and later ones wrote.
+
+    Deleted, because training goes on (--resume) with whatever lies in its folder.
+    """
+    pairs = enumerate(zip(steps, records))
+    kept = next(
+        (number for number, (step, record) in pairs if step.command != record["command"]), len(records)
+    )
+    if kept < len(records):
+        for folder in (demo / step.writes for step in steps[kept:] if step.writes):
+            shutil.rmtree(folder, ignore_errors=True)
+        write_text_atomic(demo / "steps.json", json.dumps(records[:kept], indent=1))
+    return records[:kept]
 
 
-def build_summary(done: list[dict]) -> dict:
+def run_step(demo: Path, step: Step, records: list[dict], position: int) -> int:
+    """Run one step, note in `records` and steps.json how it went, and return its exit status."""
+    seconds_before = records[position]["seconds"] if position < len(records) else 0.0
+    start = time.monotonic()
+    status = run_and_wait([sys.executable, *step.command])
+    seconds = seconds_before + time.monotonic() - start
+    records[position:] = [
+        {"title": step.title, "command": step.command, "seconds": seconds, "finished": not status}
+    ]
+    write_text_atomic(demo / "steps.json", json.dumps(records, indent=1))
+    return status
+
+
+def build_summary(demo: Path, records: Sequence[dict]) -> dict:
     """Collect the figures of the demo from what its steps wrote."""
-    metrics = json.loads((DEMO / "evaluation" / METRICS).read_text(encoding="utf-8"))
-    history = (CHECKPOINTS / "phase1_deepsa_history.jsonl").read_text(encoding="utf-8").splitlines()
+    metrics = json.loads(RunFiles(demo / "evaluation", STAGE).metrics.read_text(encoding="utf-8"))
+    history = read_history(RunFiles(demo / "checkpoints", STAGE).history)
     summary = {"val_dice_truth": metrics["dice_truth"], "val_dice_deepsa": metrics["dice_deepsa"],
                "deepsa_dice_truth": metrics["deepsa_dice_truth"], "epochs": len(history),
-               "seconds": round(sum(step["seconds"] for step in done), 1)}
+               "seconds": round(sum(record["seconds"] for record in records), 1)}
     summary["metrics"] = metrics
-    summary["steps"] = [{"title": step["title"], "seconds": round(step["seconds"], 1)} for step in done]
+    summary["steps"] = [
+        {"title": record["title"], "seconds": round(record["seconds"], 1)} for record in records
+    ]
     return summary
 
 
-def print_summary(summary: dict) -> None:
+def print_summary(demo: Path, summary: dict) -> None:
     """Print the figures, and every picture there is to look at."""
     print(f"\nDice on {summary['metrics']['n_patients']} patients never seen in training, after "
           f"{summary['epochs']} epochs ({summary['seconds'] / 60:.1f} minutes in all):")
@@ -117,13 +162,15 @@ def print_summary(summary: dict) -> None:
     print(f"  DeepSA-like label against the true       {summary['deepsa_dice_truth']:.3f}   (the teacher)")
     print(f"  prediction against the DeepSA-like label {summary['val_dice_deepsa']:.3f}")
     print("\nPictures:")
-    for picture in sorted(DEMO.glob("*/*.png")):
+    for picture in sorted(demo.glob("*/*.png")):
         print(f"  {picture}")
-    print(f"Figures: {DEMO / 'summary.json'}")
+    print(f"Figures: {demo / 'summary.json'}")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--fresh", action="store_true", help=f"delete {DEMO} and start over")
     return run_demo(fresh=parser.parse_args().fresh)
 

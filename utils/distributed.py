@@ -140,7 +140,8 @@ def _join_torchrun(worker, arguments, backend: str) -> None:
     _initialise(ranks, backend)
     worker(ranks, *arguments)
     # Only after success: a rank that failed must not wait for the others here.
-    dist.destroy_process_group()
+    if ranks.world_size > 1:
+        dist.destroy_process_group()
 
 
 def _initialise(ranks: Ranks, backend: str) -> None:

@@ -172,6 +172,17 @@ def _draw_cell(axis, picture: np.ndarray | None, caption: str, cell_inches: floa
         axis.set_xlabel(caption, fontsize=8, labelpad=2)
 
 
+def side_by_side(cases: Sequence[Sequence], cases_per_row: int, *, filler=None) -> list[list]:
+    """Return rows of `cases_per_row` cases each (pictures, or captions); `filler` ends the last one."""
+    width = min(cases_per_row, len(cases))
+    rows = [
+        [cell for case in cases[start : start + width] for cell in case]
+        for start in range(0, len(cases), width)
+    ]
+    rows[-1] += [filler] * (len(rows[0]) - len(rows[-1]))
+    return rows
+
+
 def save_gallery(path: str | Path, rows: Sequence[Sequence[np.ndarray | None]], column_titles: Sequence[str],
                  row_titles: Sequence[str], *, title: str = "",
                  captions: Sequence[Sequence[str]] | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from data.errors import DataError
 from engine import NonFiniteError
 from utils.checkpoint import CheckpointError
 from utils.distributed import Ranks, unwrap_model
-from utils.interrupt import Interrupted
+from utils.interrupt import Interrupted, exit_code_of
 from utils.loader import RowError
 from utils.spawn import RankError
 from utils.training_state import TrainingState
@@ -31,6 +32,9 @@ def clean_exit() -> Iterator[None]:
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(interrupted.exit_code)
+    except KeyboardInterrupt:  # outside training, which answers it with Interrupted
+        print("stopped", file=sys.stderr)
+        sys.exit(exit_code_of(signal.SIGINT))
     except EXPLAINED_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -49,10 +53,11 @@ def describe_start(
     amp_reason: str,
     tables: dict,
     epochs: int,
+    weights: str = "",
 ) -> str:
     """What is about to be trained, on what, with what: the lines to read before walking away.
 
-    tables: split name to a table with `patient_id`.
+    tables: split name to a table with `patient_id`. weights: what became of a weights file, in words.
     """
     parameters = list(unwrap_model(state.model).parameters())
     total = sum(parameter.numel() for parameter in parameters)
@@ -65,11 +70,26 @@ def describe_start(
     return "\n".join([
         f"device: {device.type} ({name}), {processes}, amp {amp} ({amp_reason})",
         f"model: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained",
+        *([weights] if weights else []),
         f"data: {', '.join(data)}",
         f"training: {epochs} epochs of {sampler.steps_per_epoch} steps; effective batch "
         f"{sampler.samples_per_step} = {processes} x {sampler.batch_size} samples x "
         f"{sampler.accum_steps} passes",
     ])
+
+
+def describe_weights(load_report: object | None, parent: Mapping | None, image_size: int) -> str:
+    """Where the first weights came from, in words; empty for a random start.
+
+    load_report: of a weights file that is no checkpoint of this project. parent: of one that is: `path`,
+    `epoch`, `image_size`; said too when the training to come sees pictures of another size.
+    """
+    if parent is None:
+        return str(load_report or "")
+    note = f"weights: {parent['path']}, epoch {parent['epoch']}"
+    if parent["image_size"] == image_size:
+        return note
+    return f"{note}, trained at --image-size {parent['image_size']}, going on at {image_size}"
 
 
 def describe_epoch(line: Mapping, shown: Sequence[str], is_best: bool) -> str:

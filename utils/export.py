@@ -15,15 +15,20 @@ import torch
 
 from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
-# What only going on with the very same run needs.
-RESUME_ONLY = ("optimizer", "scheduler", "rng", "sampler", "progress")
+# What only going on with the very same run needs: entries that every checkpoint has, if only as None, and
+# those that a checkpoint of weights does without.
+EMPTIED = ("optimizer", "scheduler", "rng", "sampler")
+DROPPED = ("progress",)
 
 
 def export_checkpoint(source: Path, target: Path) -> None:
     """Write the weights of `source` to `target` as float16; they are read back into float32.
 
-    Raises CheckpointError when `source` is no checkpoint of this project, or has a weight that float16 cannot hold.
+    Raises CheckpointError when `source` is no checkpoint of this project, or has a weight that float16 cannot hold;
+    ValueError when both are one file; OSError when `target` cannot be written.
     """
+    if source.resolve() == target.resolve():
+        raise ValueError(f"{source} would be overwritten, and its optimizer lost: give another target")
     checkpoint = load_checkpoint(source)
     model = {name: tensor.half() if tensor.is_floating_point() else tensor
              for name, tensor in checkpoint["model"].items()}
@@ -31,8 +36,8 @@ def export_checkpoint(source: Path, target: Path) -> None:
               if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     if beyond:
         raise CheckpointError(f"{source}: float16 holds numbers up to 65504; {', '.join(beyond[:5])} have larger ones")
-    kept = {key: value for key, value in checkpoint.items() if key not in RESUME_ONLY}
-    save_checkpoint(target, {**kept, **dict.fromkeys(RESUME_ONLY[:4]), "model": model})
+    kept = {key: value for key, value in checkpoint.items() if key not in DROPPED}
+    save_checkpoint(target, {**kept, **dict.fromkeys(EMPTIED), "model": model})
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         export_checkpoint(args.source, args.target)
-    except CheckpointError as error:
+    except (CheckpointError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB, from {args.source.stat().st_size / 1e6:.1f} MB")

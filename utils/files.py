@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-# Windows refuses to replace a file that another process holds open (a viewer, a virus scanner); such holds
-# are short.
-REPLACE_TRIES = 20
+# Windows refuses to replace a file that another process holds open: a virus scanner for a moment, a program
+# that reads a checkpoint of 5 GB for half a minute. A minute in all.
+REPLACE_TRIES = 240
 REPLACE_WAIT_S = 0.25
 
 
@@ -61,7 +61,7 @@ def save_figure_atomic(figure, path: str | Path, *, dpi: int = 120) -> None:
 
 
 def replace_with_retries(source: Path, target: Path) -> None:
-    """`os.replace`, tried again for a few seconds while another process holds `target` open (Windows)."""
+    """`os.replace`, tried again for a minute while another process holds `target` open (Windows)."""
     for attempt in range(REPLACE_TRIES):
         try:
             os.replace(source, target)
@@ -82,7 +82,9 @@ def _find_write_failure(error: BaseException | None) -> OSError | None:
 def _write_error(path: Path, error: OSError) -> OSError:
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
     old = "The file that was there is intact." if path.exists() else "No file of that name exists."
-    advice = "Free some space or choose another folder, then run again."
+    held = isinstance(error, PermissionError) and path.exists()
+    todo = "Close the program that has it open, if one has," if held else "Free some space"
     reason = error.strerror or str(error)
-    text = f"could not write {path} ({reason}); {free / 2**20:.0f} MiB are free there. {old} {advice}"
+    text = f"could not write {path} ({reason}); {free / 2**20:.0f} MiB are free there. {old} "
+    text += f"{todo} or choose another folder, then run again."
     return OSError(error.errno or errno.EIO, text)

@@ -4,6 +4,7 @@
     vessel_mask = probability >= 0.5
 """
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +12,10 @@ import torch
 from torch import nn
 
 from data.masks import resize_picture
+
+STAGE = "phase1_deepsa"         # as its files in the checkpoint folder are called
+SHIPPED_CHECKPOINT = Path(__file__).resolve().parents[1] / "checkpoints" / f"{STAGE}_tiny.pth"
+THRESHOLD = 0.5                 # probability from which a pixel is vessel
 
 
 def network_image(frame: np.ndarray, image_size: int) -> torch.Tensor:
@@ -50,7 +55,9 @@ def predict_vessels(model: nn.Module, frame: np.ndarray, *, view_deg: Sequence[f
     it is seen. Raises ValueError when none of them shows the whole picture (1 or less).
     """
     if min(scales) > 1:
-        raise ValueError(f"scales are {tuple(scales)}; at least one must be 1 or less to show the whole picture")
+        raise ValueError(
+            f"scales are {tuple(scales)}; at least one must be 1 or less to show the whole picture"
+        )
     image = network_image(frame, image_size)
     views = _view_tensor(view_deg, device)
     total = np.zeros((image_size, image_size), np.float32)

@@ -8,6 +8,7 @@
 import hashlib
 import math
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -21,17 +22,18 @@ from skimage.measure import label
 
 from data.frame_source import FrameSource
 from models.view_encoder import BIN_CENTRES_DEG, UNKNOWN_BIN, angle_bins
-from utils.drawing import DPI, ORANGE, mask_overlay, save_gallery
+from utils.drawing import DPI, ORANGE, mask_overlay, save_gallery, side_by_side
 from utils.files import write_bytes_atomic, write_text_atomic
 from utils.history import to_json
 
 VESSEL_LEGEND = {"vessel": ORANGE}
 _NARROWEST_OVERLAY_INCHES = 4.5
+_CONTACT_SHEET_INPUTS_PER_ROW = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One predicted frame: frame uint8 (H, W, 3), probability float32 (H, W), mask bool (H, W), view_deg (2,)."""
+    """One predicted frame: frame uint8 (H, W, 3), probability float32 (H, W), mask bool (H, W)."""
     name: str
     source: FrameSource
     frame_index: int
@@ -75,7 +77,7 @@ def prediction_record(prediction: Prediction, checkpoint: dict, software: dict) 
 
 
 def isocentre_pixel_mm(geometry: dict) -> list[float] | None:
-    """Return (row, column) mm per pixel at the isocentre, or None unless spacing and both distances are known.
+    """Return (row, column) mm per pixel at the isocentre; None unless spacing and distances are known.
 
     Detector spacing divided by the magnification SID / SOD; source-patient distance stands for SOD.
     """
@@ -110,13 +112,20 @@ def view_text(view_deg: tuple[float, float]) -> str:
     return " ".join(words) or "view unknown"
 
 
+def output_paths(folder: Path, name: str) -> dict[str, Path]:
+    """Return the four files that a prediction of that name leaves: mask, probability, overlay, record."""
+    pictures = {kind: folder / f"{name}_{kind}.png" for kind in ("mask", "probability", "overlay")}
+    return pictures | {"record": folder / f"{name}.json"}
+
+
 def write_prediction(folder: Path, prediction: Prediction, record: dict) -> None:
     """Write the four files of a prediction into `folder`, each whole or not at all, the JSON last."""
+    paths = output_paths(folder, prediction.name)
     sixteen_bits = np.rint(prediction.probability * 65535).astype(np.uint16)
-    _write_png(folder / f"{prediction.name}_mask.png", prediction.mask.astype(np.uint8) * 255)
-    _write_png(folder / f"{prediction.name}_probability.png", sixteen_bits)
-    _save_overlay(folder / f"{prediction.name}_overlay.png", prediction)
-    write_text_atomic(folder / f"{prediction.name}.json", to_json(record, indent=2) + "\n")
+    _write_png(paths["mask"], prediction.mask.astype(np.uint8) * 255)
+    _write_png(paths["probability"], sixteen_bits)
+    _save_overlay(paths["overlay"], prediction)
+    write_text_atomic(paths["record"], to_json(record, indent=2) + "\n")
 
 
 def _write_png(path: Path, picture: np.ndarray) -> None:
@@ -137,5 +146,24 @@ def _save_overlay(path: Path, prediction: Prediction) -> None:
     """Draw frame and overlay at the frame's own resolution."""
     overlay = mask_overlay(prediction.frame, prediction.mask, ORANGE)
     inches = max(_NARROWEST_OVERLAY_INCHES, max(prediction.frame.shape) / DPI)
-    save_gallery(path, [[prediction.frame, overlay]], ["frame", f"vessels, p ≥ {prediction.threshold:g}"], [""],
-                 title=f"{prediction.name}: {caption(prediction)}", legend=VESSEL_LEGEND, cell_inches=inches)
+    save_gallery(
+        path,
+        [[prediction.frame, overlay]],
+        ["frame", f"vessels, p ≥ {prediction.threshold:g}"],
+        [""],
+        title=f"{prediction.name}: {caption(prediction)}",
+        legend=VESSEL_LEGEND,
+        cell_inches=inches,
+    )
+
+
+def save_contact_sheet(
+    path: Path, shown: Sequence[tuple[np.ndarray, np.ndarray, str, str]], predicted: int
+) -> None:
+    """Draw (frame, overlay, name, caption) of the inputs, two inputs in a row of pictures."""
+    per_row = _CONTACT_SHEET_INPUTS_PER_ROW
+    rows = side_by_side([(frame, overlay) for frame, overlay, _, _ in shown], per_row)
+    captions = side_by_side([(name, found) for _, _, name, found in shown], per_row, filler="")
+    title = f"{predicted} predictions" + (f", the first {len(shown)} shown" if predicted > len(shown) else "")
+    save_gallery(path, rows, ["frame", "vessels"] * (len(rows[0]) // 2), [""] * len(rows), title=title,
+                 captions=captions, legend=VESSEL_LEGEND, cell_inches=3.6)

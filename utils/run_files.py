@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.distributed import Ranks
 from utils.files import write_text_atomic
 from utils.history import save_curves, to_json, write_history
-from utils.training_state import TrainingState
+from utils.training_state import Progress, TrainingState
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,11 @@ class RunFiles:
     @property
     def metrics(self) -> Path:
         """The last validation."""
-        return self.folder / f"{self.stage}_metrics.json"
+        return self.metrics_of("val")
+
+    def metrics_of(self, split: str) -> Path:
+        """The last scores on `split`: those of val lie under the plain name, others have theirs in it."""
+        return self.folder / f"{self.stage}_metrics{'' if split == 'val' else '_' + split}.json"
 
     def refuse_overwriting(self) -> None:
         """Raise FileExistsError when a run lies here already."""
@@ -74,16 +79,31 @@ class RunFiles:
     ) -> None:
         """Write everything that a finished epoch leaves; all ranks must call it.
 
-        `latest` comes last: until it is there, a resumed run does this epoch again and writes the same.
+        `latest` comes last: until it is there, a resumed run does this epoch again and writes the same. It
+        holds all that the metrics, history and curves show, so one of these that cannot be written is only
+        warned of; raises OSError for `best` and `latest`.
         """
         if ranks.is_main:
             if is_best:
                 save_checkpoint(self.best, state.weights())
-            self.save_metrics(state.progress.metrics)
-            write_history(self.history, state.progress.history)
-            save_curves(self.curves, state.progress.history, panels=panels)
+            self._save_records(state.progress, panels)
         self.save_latest(state, ranks)
 
-    def save_metrics(self, metrics: Mapping) -> None:
-        """Write a validation's metrics, flat JSON."""
-        write_text_atomic(self.metrics, to_json(metrics, indent=2) + "\n")
+    def save_metrics(self, metrics: Mapping, *, split: str = "val") -> Path:
+        """Write the metrics of `split`, flat JSON; returns the file."""
+        path = self.metrics_of(split)
+        write_text_atomic(path, to_json(metrics, indent=2) + "\n")
+        return path
+
+    def _save_records(self, progress: Progress, panels: Mapping[str, Sequence[str]]) -> None:
+        writes = [
+            lambda: write_history(self.history, progress.history),
+            lambda: save_curves(self.curves, progress.history, panels=panels),
+        ]
+        if progress.metrics:  # none before the first validation
+            writes.append(lambda: self.save_metrics(progress.metrics))
+        for write in writes:
+            try:
+                write()
+            except OSError as error:
+                warnings.warn(f"{error} Training goes on; the next epoch writes it again.", stacklevel=3)

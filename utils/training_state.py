@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PureWindowsPath
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ FREE_SETTINGS = frozenset(
     "eval_only eval_split device num_workers master_port ddp_backend save_every eval_every".split()
 )
 # May differ too, but the run then takes another course than it would have; that is said.
-NOTED_SETTINGS = frozenset("epochs batch_size accum_steps world_size amp warmup_steps".split())
+NOTED_SETTINGS = frozenset("epochs batch_size accum_steps world_size amp warmup_steps training_rows".split())
 DEFAULT_WARMUP_SHARE, DEFAULT_WARMUP_MAX = 0.05, 200
 
 
@@ -106,6 +108,7 @@ class TrainingState:
         load_weights(unwrap_model(self.model), checkpoint["model"], source=source)
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.progress = Progress(**checkpoint["progress"])
+        self.parent = checkpoint["parent"]
         notes = compare_settings(checkpoint, self.config, self.sampler)
         self._restore_schedule(checkpoint)
         if len(checkpoint["rng"]) == ranks.world_size:
@@ -117,7 +120,9 @@ class TrainingState:
     ) -> bool:
         """Close the epoch with its validation `metrics` (None: not validated); True if the best so far."""
         progress = self.progress
-        progress.metrics = dict(metrics) if metrics is not None else progress.metrics
+        if metrics is not None:
+            done = {"epoch": progress.epoch + 1, "global_step": progress.global_step}
+            progress.metrics = {"split": "val", **done, **metrics}
         is_best = metrics is not None and self._is_better(metrics[best_metric], lower_is_better)
         if is_best:
             value = metrics[best_metric]
@@ -156,7 +161,6 @@ class TrainingState:
         factor = self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
         for group, base_lr in zip(self.optimizer.param_groups, self.scheduler.base_lrs, strict=True):
             group["lr"] = base_lr * factor
-
 
 
 def build_optimizer(groups: list[dict], device: torch.device) -> torch.optim.AdamW:
@@ -205,6 +209,19 @@ def compare_settings(
     names = sorted((NOTED_SETTINGS | checkpoint["sampler"].keys()) & now.keys() & saved.keys())
     changed = [name for name in names if saved[name] != now[name]]
     return [f"{name.replace('_', ' ')} {saved[name]} -> {now[name]}" for name in changed]
+
+
+def digest_of_rows(table) -> str:
+    """Eight hex digits of the patient, cine, frame and split of each row of a data frame, in their order.
+
+    Of a cine's path only the file name counts, which stays when a data set is moved.
+    """
+    digest = hashlib.sha256()
+    rows = table[["patient_id", "cine_path", "frame_index", "split"]].itertuples(index=False)
+    for patient, cine, frame_index, split in rows:
+        # Windows' rules split at both kinds of slash.
+        digest.update(repr((str(patient), PureWindowsPath(cine).name, int(frame_index), str(split))).encode())
+    return digest.hexdigest()[:8]
 
 
 def _sampler_settings(sampler: TrainingSampler) -> dict[str, Any]:

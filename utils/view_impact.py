@@ -13,10 +13,9 @@ from torch.nn import functional
 
 from models.view_encoder import BIN_CENTRES_DEG
 from utils.metrics import bootstrap_ci, dice
-from utils.prediction import logits_at_size, network_image, sigmoid
+from utils.prediction import THRESHOLD, logits_at_size, network_image, sigmoid
 
-THRESHOLD = 0.5
-SHUFFLES = 3                # draws of another patient's angles per frame: their mean is steadier than one draw
+SHUFFLES = 3  # draws of another patient's angles per frame: their mean is steadier than one draw
 _VIEWS_PER_BATCH = 9        # one row of the grid at a time keeps a full-size decode within a GPU's memory
 CONDITIONS = ("true", "shuffled", "primary only", "secondary only", "unknown")
 
@@ -43,7 +42,7 @@ def axis_views(axis: int) -> np.ndarray:
 
 
 def describe_similarity(view_encoder: nn.Module, device: torch.device) -> dict:
-    """Return matrices of cosine similarity (`grid` 81x81, `primary`, `secondary` 10x10) and figures of them."""
+    """Return matrices of cosine similarity (`grid` 81x81, `primary`, `secondary` 10x10) and figures."""
     grid = embedding_similarity(view_encoder, grid_views(), device)
     primary, secondary = (embedding_similarity(view_encoder, axis_views(axis), device) for axis in (0, 1))
     apart = ~np.eye(len(grid), dtype=bool)
@@ -71,7 +70,9 @@ class EncodedFrame:
         """Return vessel probabilities at the frame's size for views (N, 2): float32 (N, H, W)."""
         maps = []
         for start in range(0, len(views), _VIEWS_PER_BATCH):
-            batch = torch.tensor(views[start:start + _VIEWS_PER_BATCH], dtype=torch.float32, device=self._device)
+            batch = torch.tensor(
+                views[start : start + _VIEWS_PER_BATCH], dtype=torch.float32, device=self._device
+            )
             logits = self._model.decode(_repeated(self._features, len(batch)), batch)[:, 0]
             maps += [sigmoid(logits_at_size(one, self.size)) for one in logits]
         return np.stack(maps)
@@ -89,8 +90,8 @@ def _repeated(features, count: int):
 def compare_over_grid(encoded: EncodedFrame, view_deg: Sequence[float]) -> dict[str, np.ndarray]:
     """Compare the prediction at every view of the grid with that at the frame's own view.
 
-    Returns `change`, mean |difference of probability| over the frame, and `dice`, of the two masks: float64 (9, 9),
-    rows primary, columns secondary.
+    Returns `change`, mean |difference of probability| over the frame, and `dice`, of the two masks: float64
+    (9, 9), rows primary, columns secondary.
     """
     maps = encoded.probabilities(np.vstack([[view_deg], grid_views()]))
     own, side = maps[0], len(BIN_CENTRES_DEG)
@@ -119,11 +120,13 @@ def condition_views(view_deg: Sequence[float], other_views: np.ndarray) -> dict[
     return {"shuffled": other_views, **{name: np.array([view]) for name, view in singles.items()}}
 
 
-def score_conditions(encoded: EncodedFrame, views: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict:
+def score_conditions(
+    encoded: EncodedFrame, views: dict[str, np.ndarray], labels: dict[str, np.ndarray]
+) -> dict:
     """Score one frame at the views of every condition.
 
-    labels: name to bool (H, W). Returns {condition: {label name: mean Dice, "own": mean Dice with the prediction at
-    the true view, "change": mean |difference of probability| from it}}.
+    labels: name to bool (H, W). Returns {condition: {label name: mean Dice, "own": mean Dice with the
+    prediction at the true view, "change": mean |difference of probability| from it}}.
     """
     ends = np.cumsum([len(of_condition) for of_condition in views.values()])
     together = encoded.probabilities(np.vstack(list(views.values())))
@@ -141,8 +144,9 @@ def score_conditions(encoded: EncodedFrame, views: dict[str, np.ndarray], labels
 def summarise_conditions(scores: Sequence[dict], patients: Sequence) -> dict:
     """Return {label name: {condition: {mean, ci95, minus_true, minus_true_ci95}}} over frames.
 
-    scores: one result of `score_conditions` per frame; intervals are of bootstrap over patients, `minus_true` is paired
-    frame by frame. A label that no frame has is left out; a frame without it is left out of that label.
+    scores: one result of `score_conditions` per frame; intervals are of bootstrap over patients,
+    `minus_true` is paired frame by frame. A label that no frame has is left out; a frame without it is left
+    out of that label.
     """
     names = sorted({name for frame in scores for name in frame["true"]})
     summary = {}
@@ -154,6 +158,9 @@ def summarise_conditions(scores: Sequence[dict], patients: Sequence) -> dict:
         for condition in CONDITIONS:
             values = np.array([scores[index][condition][name] for index in kept])
             summary[name][condition] = {
-                "mean": float(values.mean()), "ci95": bootstrap_ci(values, groups),
-                "minus_true": float((values - true).mean()), "minus_true_ci95": bootstrap_ci(values - true, groups)}
+                "mean": float(values.mean()),
+                "ci95": bootstrap_ci(values, groups),
+                "minus_true": float((values - true).mean()),
+                "minus_true_ci95": bootstrap_ci(values - true, groups),
+            }
     return summary

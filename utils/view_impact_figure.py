@@ -9,9 +9,10 @@ from models.view_encoder import BIN_CENTRES_DEG
 from utils.drawing import BLUE, VERMILION, legend_patches
 from utils.view_impact import CONDITIONS
 
-# Thresholds of the verdict. Dice 0.99: the two masks differ in one pixel of a hundred, less than two annotators'
-# outlines do. 0.95: a difference that shows in an overlay. A gain of 0.01 is a tenth of what separates the systems
-# of the published table from each other (0.83 to 0.93), so anything smaller would not be worth a parameter.
+# Thresholds of the verdict. Dice 0.99: the two masks differ in one pixel of a hundred, less than two
+# annotators' outlines do. 0.95: a difference that shows in an overlay. A gain of 0.01 is a tenth of what
+# separates the systems of the published table from each other (0.83 to 0.93), so anything smaller would not
+# be worth a parameter.
 NEARLY_BLIND_DICE, SENSITIVE_DICE = 0.99, 0.95
 WORTHWHILE_GAIN = 0.01
 APART_COSINE = 0.5
@@ -22,7 +23,8 @@ _TICKS = [f"{angle:+.0f}" if angle else "0" for angle in BIN_CENTRES_DEG]
 def judge(figures: Mapping, grid: Mapping[str, np.ndarray], summary: Mapping) -> dict:
     """Return the verdict in words, with the measured numbers and the thresholds that it follows from.
 
-    Keys: `level` (`nearly blind`, `slightly sensitive`, `sensitive`), `true_angles` (what they are worth), `sentences`.
+    Keys: `level` (`nearly blind`, `slightly sensitive`, `sensitive`), `true_angles` (what they are worth),
+    `sentences`.
 
     figures: of `describe_similarity`; grid: `dice`, `change`, float64 (frames, 9, 9); summary: of
     `summarise_conditions`.
@@ -32,12 +34,22 @@ def judge(figures: Mapping, grid: Mapping[str, np.ndarray], summary: Mapping) ->
              else "slightly sensitive" if overlap >= SENSITIVE_DICE else "sensitive")
     gain = _judge_gain(summary)
     if level == "nearly blind":
-        conclusion = ("Verdict: predictions are nearly blind to the view angles, as is to be expected of phase 1: "
-                      "a vessel looks like a vessel from every side.")
+        conclusion = (
+            "Verdict: predictions are nearly blind to the view angles, as is to be expected of phase 1: "
+            "a vessel looks like a vessel from every side."
+        )
     else:
         conclusion = f"Verdict: predictions are {level} to the view angles; {gain['meaning']}."
-    return {"level": level, "true_angles": gain["meaning"],
-            "sentences": [conclusion, _judge_predictions(overlap, grid), gain["sentence"], _judge_embeddings(figures)]}
+    return {
+        "level": level,
+        "true_angles": gain["meaning"],
+        "sentences": [
+            conclusion,
+            _judge_predictions(overlap, grid),
+            gain["sentence"],
+            _judge_embeddings(figures),
+        ],
+    }
 
 
 def _judge_predictions(overlap: float, grid: Mapping[str, np.ndarray]) -> str:
@@ -57,17 +69,22 @@ def _judge_gain(summary: Mapping) -> dict[str, str]:
         meaning = "other patients' angles do better than the true ones: check the angles in the data"
     else:
         meaning = "no use of the true angles can be measured"
-    sentence = (f"True angles against those of other patients: {LABEL_TITLES[name]} {gain:+.4f} (95 % interval "
-                f"{low:+.4f} to {high:+.4f}, over patients): {meaning}.")
+    sentence = (
+        f"True angles against those of other patients: {LABEL_TITLES[name]} {gain:+.4f} (95 % interval "
+        f"{low:+.4f} to {high:+.4f}, over patients): {meaning}."
+    )
     return {"meaning": meaning, "sentence": sentence}
 
 
 def _judge_embeddings(figures: Mapping) -> str:
     mean = figures["mean_between_views"]
     apart = "tells the angles apart" if mean < APART_COSINE else "hardly tells the angles apart"
-    return (f"The view encoder {apart}: the cosine between different views is {mean:.2f} on average (below "
-            f"{APART_COSINE} is called apart), between neighbouring bins {figures['neighbours_primary']:.2f} (primary) "
-            f"and {figures['neighbours_secondary']:.2f} (secondary).")
+    return (
+        f"The view encoder {apart}: the cosine between different views is {mean:.2f} on average (below "
+        f"{APART_COSINE} is called apart), between neighbouring bins {figures['neighbours_primary']:.2f} "
+        "(primary) "
+        f"and {figures['neighbours_secondary']:.2f} (secondary)."
+    )
 
 
 def draw_impact(similarity: Mapping, grid: Mapping[str, np.ndarray], summary: Mapping, example: Mapping,
@@ -80,15 +97,21 @@ def draw_impact(similarity: Mapping, grid: Mapping[str, np.ndarray], summary: Ma
     _draw_grid_similarity(cells[0][0].subplots(), similarity["grid"])
     _draw_axis_similarity(cells[0][1].subplots(2, 1), similarity)
     _draw_example(cells[0][2].subplots(), example)
-    _draw_heat(cells[1][0].subplots(), grid["dice"].mean(axis=0), "mask at this angle against the true one, Dice",
-               "viridis")
+    _draw_heat(
+        cells[1][0].subplots(),
+        grid["dice"].mean(axis=0),
+        "mask at this angle against the true one, Dice",
+        "viridis",
+    )
     _draw_heat(cells[1][1].subplots(), grid["change"].mean(axis=0), "mean |change of probability|",
                "viridis_r")
     labels = [name for name in LABEL_TITLES if name in summary]
     for axis, name in zip(np.atleast_1d(cells[1][2].subplots(len(labels), 1)), labels):
         _draw_conditions(axis, summary[name], LABEL_TITLES[name])
     words.text(0.02, 0.98, sentences[0], va="top", fontsize=12, fontweight="bold")
-    words.text(0.02, 0.80, "\n".join(fill(sentence, 180) for sentence in sentences[1:]), va="top", fontsize=11)
+    words.text(
+        0.02, 0.80, "\n".join(fill(sentence, 180) for sentence in sentences[1:]), va="top", fontsize=11
+    )
     return figure
 
 
@@ -125,7 +148,7 @@ def _draw_example(axis, example: Mapping) -> None:
 
 
 def _draw_heat(axis, values: np.ndarray, title: str, colors: str) -> None:
-    """Draw 9x9 values; the texts are those of the colour bar, so that hardly differing values stay readable."""
+    """Draw 9x9 values; the texts are those of the colour bar, so that close values stay readable."""
     image = axis.imshow(values, cmap=colors, origin="lower")
     axis.set_title(title)
     axis.set_xticks(range(len(_TICKS)), _TICKS)
