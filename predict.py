@@ -29,7 +29,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from data.angles import parse_angle
