@@ -18,23 +18,19 @@ end, the others are done, and the exit code is 1. Not a medical device: for rese
 
 import argparse
 import math
-import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from data.angles import parse_angle
 from data.errors import DataError
 from data.frame_choice import choose_frame
-from data.frame_source import FrameSource, is_frame_file, open_frames
+from data.frame_source import open_frames
 from data.masks import read_frame_masks
 from data.paths import parse_path_maps
 from data.schema import load_table
@@ -46,17 +42,23 @@ from utils.arguments import (
     choose_device,
     positive_int,
 )
-from utils.cases import choose_cases
 from utils.checkpoint import CheckpointError
 from utils.drawing import ORANGE, mask_overlay, thumbnail
 from utils.metrics import dice
 from utils.prediction import SHIPPED_CHECKPOINT, THRESHOLD, predict_vessels
+from utils.prediction_jobs import (
+    Job,
+    file_jobs,
+    merge_view,
+    refuse_replacing_inputs,
+    row_jobs,
+    with_names_apart,
+)
 from utils.prediction_report import (
     Prediction,
     caption,
     describe_checkpoint,
     describe_software,
-    output_paths,
     prediction_record,
     save_contact_sheet,
     write_prediction,
@@ -69,20 +71,6 @@ TTA_SCALES = (1.0, 1.1, 1.2)
 CONTACT_SHEET = "predictions.png"
 CONTACT_SHEET_LIMIT = 48        # more would make a picture that no viewer opens gladly
 INPUT_ERRORS = (DataError, OSError, ValueError, RuntimeError, cv2.error)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One frame to predict: frame_index None = choose it; view_deg overrides the file's where it is not nan.
-
-    row: of the data set that the frame is from, for its masks; empty for a file.
-    """
-    name: str
-    path: Path
-    frame_index: int | None
-    view_deg: tuple[float, float]
-    view_source: str
-    row: Mapping = field(default_factory=dict)
 
 
 def probability(text: str) -> float:
@@ -134,60 +122,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def expand_inputs(inputs: Sequence[Path]) -> list[Path]:
-    """Return the files among and inside the inputs; a folder gives its readable files, sorted, not deeper."""
-    files = []
-    for path in inputs:
-        if path.is_dir():
-            files += sorted(file for file in path.iterdir() if file.is_file() and is_frame_file(file))
-        else:
-            files.append(path)
-    return files
-
-
-def file_jobs(args: argparse.Namespace) -> list[Job]:
-    """Return one job per file, named by its stem."""
-    return [Job(name=path.stem, path=path, frame_index=args.frame, view_source="command line",
-                view_deg=(args.primary_angle, args.secondary_angle)) for path in expand_inputs(args.inputs)]
-
-
-def with_names_apart(jobs: Iterable[Job]) -> list[Job]:
-    """Return the jobs with a number added to names that are taken, so that none overwrites another.
-
-    Names that differ only in case count as one, as they do on the disks of Windows and macOS.
-    """
-    named: dict[str, Job] = {}
-    for job in jobs:
-        names = (f"{job.name}_{number}" if number > 1 else job.name for number in count(1))
-        name = next(name for name in names if name.casefold() not in named)
-        named[name.casefold()] = replace(job, name=name)
-    return list(named.values())
-
-
-def row_jobs(args: argparse.Namespace) -> list[Job]:
-    """Return a job for each chosen row of the CSV, at the analyst's frame."""
-    split = None if args.split == "all" else args.split
-    table = load_table(args.data_csv, args.data_root, parse_path_maps(args.path_map), split)
-    return [_row_job(table.iloc[position]) for position in choose_cases(table, args.limit)]
-
-
-def _row_job(row: pd.Series) -> Job:
-    path, frame_index = Path(row["cine_path"]), int(row["frame_index"])
-    # A patient's number may hold what a file's name must not: / or, on Windows, one of <>:"|?*
-    name = re.sub(r"[^\w.-]", "_", f"{row['patient_id']}_{path.stem}_f{frame_index:03d}")
-    return Job(name=name, path=path, frame_index=frame_index, view_source="data set", row=row,
-               view_deg=(float(row["primary_angle"]), float(row["secondary_angle"])))
-
-
-def refuse_replacing_inputs(jobs: Sequence[Job], out: Path) -> None:
-    """Raise DataError when a file to write is one of those to read; without regard to case, as above."""
-    inputs = {str(job.path.resolve()).casefold() for job in jobs}
-    written = [path for job in jobs for path in output_paths(out, job.name).values()] + [out / CONTACT_SHEET]
-    for path in written:
-        if str(path.resolve()).casefold() in inputs:
-            raise DataError(f"{path} is an input and would be replaced; give another folder with --out")
-
-
 def flags_of_files_only(args: argparse.Namespace) -> list[str]:
     """Return the flags given that mean nothing for --data-csv, whose rows say frame and angles themselves."""
     angles = {"--primary-angle": args.primary_angle, "--secondary-angle": args.secondary_angle}
@@ -195,19 +129,13 @@ def flags_of_files_only(args: argparse.Namespace) -> list[str]:
     return given + (["--frame"] if args.frame is not None else [])
 
 
-def merge_view(job: Job, source: FrameSource) -> tuple[tuple[float, float], str]:
-    """Return the job's angles, filled from the file where the job has none, and where they come from."""
-    given = [not math.isnan(angle_deg) for angle_deg in job.view_deg]
-    view_deg = tuple(
-        mine if is_given else own for mine, own, is_given in zip(job.view_deg, source.view_deg, given)
-    )
-    if all(given):
-        return view_deg, job.view_source
-    if any(given):
-        return view_deg, f"{job.view_source}, the other angle: {source.view_source}"
-    return view_deg, (
-        source.view_source if job.view_source == "command line" else f"none in the {job.view_source}"
-    )
+def build_jobs(args: argparse.Namespace) -> list[Job]:
+    """Return the frames to predict: of the CSV's chosen rows, or of the files given."""
+    if not args.data_csv:
+        return file_jobs(args.inputs, frame_index=args.frame, view_deg=(args.primary_angle, args.secondary_angle))
+    split = None if args.split == "all" else args.split
+    table = load_table(args.data_csv, args.data_root, parse_path_maps(args.path_map), split)
+    return row_jobs(table, args.limit)
 
 
 def predict_job(job: Job, args: argparse.Namespace, predict: Callable[..., np.ndarray]) -> Prediction:
@@ -276,10 +204,10 @@ def main(argv: Sequence[str] | None = None) -> int:
               "frame and angles; to change them give the cine itself", file=sys.stderr)
         return 2
     try:
-        jobs = with_names_apart(row_jobs(args) if args.data_csv else file_jobs(args))
+        jobs = with_names_apart(build_jobs(args))
         if not jobs:
             raise DataError(f"no cine, picture or DICOM among or in {', '.join(map(str, args.inputs))}")
-        refuse_replacing_inputs(jobs, args.out)
+        refuse_replacing_inputs(jobs, args.out, CONTACT_SHEET)
         records, failures = predict_all(jobs, args)
     except KeyboardInterrupt:
         print(f"stopped; what was predicted until now is in {args.out}", file=sys.stderr)

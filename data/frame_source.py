@@ -85,7 +85,7 @@ def _open_dicom(path: Path) -> FrameSource:
     view_deg = (header.primary_angle_deg, header.secondary_angle_deg)
     return FrameSource(path=path, kind="DICOM", frames=header.frames, height=header.height,
                        width=header.width, read=cine.read, view_source=_dicom_view_source(header),
-                       view_deg=(header.primary_angle_deg, header.secondary_angle_deg),
+                       view_deg=view_deg,
                        geometry=_known_geometry(header))
 
 

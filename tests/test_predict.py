@@ -19,6 +19,7 @@ from tests.csv_fixture import write_tiny_dataset
 from tests.test_dicom import write_xa
 from tests.test_frame_choice import make_cine
 from tests.tiny_checkpoint import IMAGE_SIZE, write_tiny_checkpoint
+from utils import prediction_jobs
 from utils.prediction import network_image, predict_vessels, sigmoid
 
 ROOT = Path(predict.__file__).parent
@@ -110,9 +111,9 @@ def test_equal_stems_do_not_overwrite_each_other(tmp_path, checkpoint):
 
 
 def test_names_that_differ_only_in_case_are_told_apart():
-    jobs = [predict.Job(name=name, path=Path(name), frame_index=None, view_deg=(0, 0), view_source="")
+    jobs = [prediction_jobs.Job(name=name, path=Path(name), frame_index=None, view_deg=(0, 0), view_source="")
             for name in ("IM1", "im1", "Im1")]
-    assert [job.name for job in predict.with_names_apart(jobs)] == ["IM1", "im1_2", "Im1_3"]
+    assert [job.name for job in prediction_jobs.with_names_apart(jobs)] == ["IM1", "im1_2", "Im1_3"]
 
 
 def test_an_input_is_never_replaced(tmp_path, checkpoint, capsys):

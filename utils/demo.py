@@ -24,25 +24,9 @@ from utils.run_files import RunFiles
 
 DEMO = Path("outputs/demo")
 # What fits into 15 minutes on two CPU cores; see LOG.md for the runs that settled these.
-PHANTOM = ["--patients", "110", "--image-size", "512", "--frames", "8", "--seed", "1", "--workers", "2"]
-TRAINING = [
-    "--backbone",
-    "sam3-tiny",
-    "--world-size",
-    "2",
-    "--batch-size",
-    "4",
-    "--epochs",
-    "14",
-    "--lr",
-    "2e-3",
-    "--backbone-lr-scale",
-    "0.5",
-    "--eval-every",
-    "4",
-    "--num-workers",
-    "0",
-]
+PHANTOM = "--patients 110 --image-size 512 --frames 8 --seed 1 --workers 2".split()
+TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 14 --lr 2e-3 --backbone-lr-scale 0.5 "
+            "--eval-every 4 --num-workers 0").split()
 
 
 class Step(NamedTuple):
@@ -163,7 +147,8 @@ def print_summary(demo: Path, summary: dict) -> None:
     print(f"  prediction against the DeepSA-like label {summary['val_dice_deepsa']:.3f}")
     print("\nPictures:")
     for picture in sorted(demo.glob("*/*.png")):
-        print(f"  {picture}")
+        if not picture.stem.endswith(("_mask", "_probability")):  # for programs to read, not for eyes
+            print(f"  {picture}")
     print(f"Figures: {demo / 'summary.json'}")
 
 

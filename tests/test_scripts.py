@@ -1,0 +1,38 @@
+"""The scripts as a newcomer meets them: `--help`, and the shipped checkpoint on a data set that was just made."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if path.name != "engine.py")
+MODULES = ["data.schema", "utils.export", "utils.demo"]
+
+
+def run_python(*arguments, timeout=240):
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True,
+                          timeout=timeout)
+
+
+@pytest.mark.parametrize("command", [[name] for name in SCRIPTS] + [["-m", name] for name in MODULES], ids=" ".join)
+def test_help_shows_a_command_to_copy(command):
+    done = run_python(*command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout and "python " in done.stdout
+
+
+def test_shipped_checkpoint_finds_the_vessels_of_new_patients(tmp_path):
+    """Other patients than it was trained on (another seed); Dice as in the README, with room for four frames."""
+    made = run_python("make_phantom_dataset.py", "--out", tmp_path / "data", "--patients", 2, "--frames", 2,
+                      "--seed", 1001, "--workers", 1)
+    assert made.returncode == 0, made.stderr
+    done = run_python("predict.py", "--data-csv", tmp_path / "data" / "dataset.csv", "--split", "all", "--limit", 4,
+                      "--out", tmp_path / "out", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "out").glob("*.json")]
+    assert len(records) == 4 and (tmp_path / "out" / "predictions.png").stat().st_size > 10_000
+    scores = [record["scores"]["dice_truth"] for record in records]
+    assert sum(scores) / len(scores) > 0.72, scores
