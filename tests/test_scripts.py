@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+REAL = ROOT.parent / "shared" / "real"
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if path.name != "engine.py")
 MODULES = ["data.schema", "utils.export", "utils.demo"]
 
@@ -36,3 +37,15 @@ def test_shipped_checkpoint_finds_the_vessels_of_new_patients(tmp_path):
     assert len(records) == 4 and (tmp_path / "out" / "predictions.png").stat().st_size > 10_000
     scores = [record["scores"]["dice_truth"] for record in records]
     assert sum(scores) / len(scores) > 0.72, scores
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real angiograms in {REAL}")
+def test_shipped_checkpoint_draws_a_tree_on_real_angiograms(tmp_path):
+    """No true masks of them are known: the test asks for a tree's size and coherence; the rest is for eyes."""
+    done = run_python("predict.py", REAL / "angiograms", REAL / "arcade", "--out", tmp_path, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in tmp_path.glob("*.json")]
+    assert len(records) == 8
+    for record in records:
+        assert 0.02 < record["vessel"]["area_share_of_frame"] < 0.15, record["input"]
+        assert record["vessel"]["largest_fragment_share"] > 0.25, record["input"]
