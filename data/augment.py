@@ -78,10 +78,11 @@ def draw_change(rng: np.random.Generator) -> Change:
 def augment(
     image: np.ndarray, coverage: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Change a square frame and its label alike.
+    """Change a square frame and its label or labels alike.
 
-    image: uint8 (S, S, 3); coverage: uint8 (S, S), the share of each pixel that is vessel, 255 = all.
-    Returns float32 (S, S, 3) in [0, 1] and uint8 (S, S). All randomness comes from `rng`.
+    image: uint8 (S, S, 3); coverage: uint8 (S, S) or (S, S, n), the share of each pixel that is vessel, 255 =
+    all. Returns float32 (S, S, 3) in [0, 1] and uint8 of the shape of `coverage`. All randomness comes from
+    `rng`.
     """
     change = draw_change(rng)
     # Shaded first: brightness would lift the black that comes in from outside.
@@ -96,7 +97,8 @@ def move(image: np.ndarray, coverage: np.ndarray, change: Change) -> tuple[np.nd
     """Rotate, scale and shift both; what comes in from outside is black and no vessel, as behind a blade."""
     side = image.shape[0]
     matrix = change.matrix(side)
-    return cv2.warpAffine(image, matrix, (side, side)), cv2.warpAffine(coverage, matrix, (side, side))
+    moved = cv2.warpAffine(coverage, matrix, (side, side)).reshape(coverage.shape)  # OpenCV drops an axis of 1
+    return cv2.warpAffine(image, matrix, (side, side)), moved
 
 
 def shade(image: np.ndarray, change: Change) -> np.ndarray:

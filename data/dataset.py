@@ -1,9 +1,12 @@
-"""Frames and their DeepSA pseudo-labels as a torch Dataset.
+"""Frames, their DeepSA pseudo-labels and, for stage 2, their analysed segments as a torch Dataset.
 
     table = load_table("dataset.csv", split="train")
     dataset = AngiogramDataset(table, image_size=336, augment=True, seed=0)
+    dataset = AngiogramDataset(table, image_size=336, augment=True, seed=0, classes=CLASS_IDS)
     loader = DataLoader(dataset, batch_size=4, collate_fn=collate)
 """
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -13,7 +16,9 @@ from torch.utils.data import Dataset, get_worker_info
 
 from data.augment import augment
 from data.cine import read_frame
-from data.masks import mask_coverage, read_frame_masks, read_mask, resize_picture
+from data.masks import mask_coverage, read_frame_masks, read_label_map, read_mask, resize_picture
+
+SEGMENT_COVERAGE = 64  # of 255; at half a pixel, as for the labels, a thin segment would break into dots
 
 
 class AngiogramDataset(Dataset):
@@ -26,7 +31,7 @@ class AngiogramDataset(Dataset):
 
     def __init__(
         self, table: pd.DataFrame, *, image_size: int, augment: bool = False, seed: int = 0,
-        frame_masks: bool = False,
+        frame_masks: bool = False, classes: Sequence[int] | None = None,
     ):
         if augment and frame_masks:
             raise ValueError("frame_masks are those of the frame as it is; allowed: augment or frame_masks")
@@ -34,6 +39,7 @@ class AngiogramDataset(Dataset):
             raise ValueError("the table has no rows; check the split that was asked for")
         self.table = table.reset_index(drop=True)
         self.image_size, self.augment, self.seed, self.frame_masks = image_size, augment, seed, frame_masks
+        self.classes = None if classes is None else tuple(classes)
         self._rows = self.table.to_dict("records")
 
     def __len__(self) -> int:
@@ -44,41 +50,79 @@ class AngiogramDataset(Dataset):
 
         Returns `image` float32 (3, S, S) in [0, 1], RGB; `view_deg` float32 (2,) primary and secondary angle,
         nan = unknown; `deepsa_mask` float32 (1, S, S) of 0 and 1; `row`, the position in the table. With
-        `frame_masks` also `frame_deepsa_mask`, bool (H, W) numpy at the frame's own size, and
-        `frame_truth_mask` where the row has one. Raises DataError when a file has changed since the check.
+        `classes`, of the analysed segment: `segment_mask` float32 (1, S, S) of 0 and 1, `class_index` int64,
+        its place in `classes`, and `box` float32 (4,), x_center, y_center, width and height as shares of the
+        side, all nan where nothing of it is in the picture. With `frame_masks` also `frame_deepsa_mask`, bool
+        (H, W) numpy at the frame's own size, `frame_truth_mask` where the row has one, and with both
+        `frame_segment_mask` and, where the row has one, `frame_cass_map` uint8 (H, W).
+        Raises DataError when a file has changed since the check.
         """
         if get_worker_info() is not None:
             cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads would fight over cores
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         row = self._rows[index]
         frame = read_frame(row["cine_path"], row["frame_index"])
-        label = read_mask(row["deepsa_pseudo_label_path"])
-        image, mask = self._network_input(frame, label, index, epoch)
+        masks = [read_mask(row["deepsa_pseudo_label_path"])]
+        if self.classes is not None:
+            masks.append(read_mask(row["vessel_mask_actual_path"]))
+        image, coverage = self._network_input(frame, masks, index, epoch)
         sample = {
-            "image": image, "deepsa_mask": mask, "row": int(index),
+            "image": image, "deepsa_mask": _as_mask(coverage[0] >= 128), "row": int(index),
             "view_deg": torch.tensor([row["primary_angle"], row["secondary_angle"]], dtype=torch.float32),
         }
+        if self.classes is not None:
+            segment = coverage[1] >= SEGMENT_COVERAGE
+            sample |= {"segment_mask": _as_mask(segment), "box": torch.from_numpy(box_of(segment)),
+                       "class_index": self.classes.index(row["cass_segment"])}
         if self.frame_masks:
-            masks = read_frame_masks(row, frame.shape[:2])
-            sample |= {f"frame_{name}_mask": mask for name, mask in masks.items()}
+            sample |= self._frame_masks(row, frame.shape[:2])
         return sample
 
-    def _network_input(self, frame, label, index, epoch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _network_input(self, frame, masks, index, epoch) -> tuple[torch.Tensor, np.ndarray]:
         size = (self.image_size, self.image_size)
-        image, coverage = resize_picture(frame, size), mask_coverage(label, size)
+        image = resize_picture(frame, size)
+        coverage = np.stack([mask_coverage(mask, size) for mask in masks], axis=-1)
         if self.augment:
             image, coverage = augment(image, coverage, np.random.default_rng([self.seed, epoch, index]))
         else:
             image = image.astype(np.float32) / np.float32(255)
-        mask = torch.from_numpy((coverage >= 128).astype(np.float32))[None]
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), mask
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), coverage.transpose(2, 0, 1)
+
+    def _frame_masks(self, row: dict, size: tuple[int, int]) -> dict:
+        found = {f"frame_{name}_mask": mask for name, mask in read_frame_masks(row, size).items()}
+        if self.classes is not None:
+            found["frame_segment_mask"] = read_mask(row["vessel_mask_actual_path"])
+            path = row.get("true_cass_map_path")
+            if isinstance(path, str) and path:
+                found["frame_cass_map"] = read_label_map(path)
+        return found
+
+
+def _as_mask(mask: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(mask.astype(np.float32))[None]
+
+
+def box_of(mask: np.ndarray) -> np.ndarray:
+    """The box around a bool (H, W) mask as float32 (x_center, y_center, width, height), shares of the sides.
+
+    Of whole pixels, so a mask that fills the picture gives (0.5, 0.5, 1, 1). All nan for an empty mask.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return np.full(4, np.nan, np.float32)
+    low = np.array([columns[0], rows[0]]) / mask.shape[::-1]
+    high = np.array([columns[-1] + 1, rows[-1] + 1]) / mask.shape[::-1]
+    return np.concatenate([(low + high) / 2, high - low]).astype(np.float32)
 
 
 def collate(samples: list[dict]) -> dict:
-    """A batch: tensors stacked, `row` int64 (B,), each `frame_*` a list with None where a sample has none."""
-    stacked = ("image", "view_deg", "deepsa_mask")
-    batch: dict = {key: torch.stack([sample[key] for sample in samples]) for key in stacked}
-    batch["row"] = torch.tensor([sample["row"] for sample in samples])
-    for key in sorted({key for sample in samples for key in sample if key.startswith("frame_")}):
-        batch[key] = [sample.get(key) for sample in samples]
+    """A batch: tensors stacked, `row` and `class_index` int64 (B,), each `frame_*` a list with None where a
+    sample has none."""
+    batch: dict = {}
+    for key in sorted({key for sample in samples for key in sample}):
+        values = [sample.get(key) for sample in samples]
+        if key.startswith("frame_"):
+            batch[key] = values
+        else:
+            batch[key] = torch.stack([torch.as_tensor(value) for value in values])
     return batch

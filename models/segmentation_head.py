@@ -52,6 +52,7 @@ class VesselSegmentationHead(nn.Module):
     def __init__(self, *, channels: int = 256, num_levels: int = 4, detail_channels: tuple[int, ...] = DETAIL_CHANNELS):
         super().__init__()
         half, quarter, eighth = detail_channels
+        self.quarter_channels = quarter
         self.detail_half = nn.Sequential(conv_block(2 * 4, half), conv_block(half, half))
         self.detail_quarter = nn.Sequential(conv_block(half, quarter, stride=2), conv_block(quarter, quarter))
         self.detail_eighth = nn.Sequential(conv_block(quarter, eighth, stride=2), conv_block(eighth, eighth))
@@ -67,6 +68,10 @@ class VesselSegmentationHead(nn.Module):
         nn.init.constant_(self.logits.bias, math.log(VESSEL_SHARE / (1 - VESSEL_SHARE)))
 
     def forward(self, features: list[torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+        return self.decode(features, image)[0]
+
+    def decode(self, features: list[torch.Tensor], image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits and the features (B, `quarter_channels`, H / 4, W / 4) that they were made from."""
         half = self.detail_half(F.pixel_unshuffle(local_contrast(image), 2))
         quarter = self.detail_quarter(half)
         eighth = self.detail_eighth(quarter)
@@ -77,7 +82,7 @@ class VesselSegmentationHead(nn.Module):
         quarter = self.merge_quarter(torch.cat([quarter, context], dim=1))
         half = self.merge_half(torch.cat([half, resize_to(self.to_half(quarter), half)], dim=1))
         # Four logits for the four pixels of each half-resolution cell: full resolution at a quarter of the cost.
-        return F.pixel_shuffle(self.logits(half), 2)
+        return F.pixel_shuffle(self.logits(half), 2), quarter
 
 
 def resize_to(feature: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

@@ -13,10 +13,15 @@ import train_stage1_deepsa as stage1
 from models import backbone
 from models.deepsa_model import load_deepsa_model
 from tests.csv_fixture import write_tiny_dataset
+from utils import stage
 from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from utils.distributed import Ranks
+from utils.entry import describe_weights
 from utils.history import read_history
+from utils.losses import vessel_losses
 from utils.run_files import RunFiles
+from utils.stage import load_tables, run_stage
+from utils.training_state import digest_of_rows
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def trained(csv_path, tmp_path_factory):
     """Files of a run of one epoch, and its arguments."""
     folder = tmp_path_factory.mktemp("run")
     args = parse(csv_path, folder)
-    stage1.run(Ranks(), args, stage1.build_data(args))
+    run_stage(Ranks(), stage1.STAGE_1, args, load_tables(args))
     return RunFiles(folder, stage1.STAGE), args
 
 
@@ -140,7 +145,7 @@ def test_the_best_checkpoint_is_a_model_for_others(trained):
 
 def test_eval_only_repeats_the_validation_of_the_checkpoint(trained, csv_path, tmp_path, capsys):
     args = parse(csv_path, tmp_path, "--eval-only", "--init-from", trained[0].best)
-    stage1.run(Ranks(), args, stage1.build_data(args))
+    run_stage(Ranks(), stage1.STAGE_1, args, load_tables(args))
     metrics = json.loads(RunFiles(tmp_path, stage1.STAGE).metrics.read_text())
     checkpoint = metrics.pop("checkpoint")
     assert metrics == json.loads(trained[0].metrics.read_text())
@@ -151,7 +156,7 @@ def test_eval_only_repeats_the_validation_of_the_checkpoint(trained, csv_path, t
 
 def test_scores_on_other_rows_leave_the_runs_own_alone(trained, csv_path, tmp_path):
     args = parse(csv_path, tmp_path, "--eval-only", "--init-from", trained[0].best, "--eval-split", "train")
-    stage1.run(Ranks(), args, stage1.build_data(args))
+    run_stage(Ranks(), stage1.STAGE_1, args, load_tables(args))
     (written,) = tmp_path.iterdir()
     metrics = json.loads(written.read_text())
     assert written.name == "phase1_deepsa_metrics_train.json"
@@ -160,8 +165,8 @@ def test_scores_on_other_rows_leave_the_runs_own_alone(trained, csv_path, tmp_pa
 
 
 def test_an_epoch_without_validation_keeps_the_last_scores(trained, csv_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage1, "train_one_epoch", lambda state, *_, **__: state.model.train())
-    monkeypatch.setattr(stage1, "validate", lambda *_, **__: {"dice_deepsa": 0.5})
+    monkeypatch.setattr(stage, "train_one_epoch", lambda state, *_, **__: state.model.train())
+    monkeypatch.setattr(stage, "evaluate", lambda *_, **__: [{"row": 0, "dice_deepsa": 0.5}])
     files, written = RunFiles(tmp_path, stage1.STAGE), []
     real = RunFiles.save_latest
 
@@ -171,17 +176,17 @@ def test_an_epoch_without_validation_keeps_the_last_scores(trained, csv_path, tm
 
     monkeypatch.setattr(RunFiles, "save_latest", save_latest)
     args = parse(csv_path, tmp_path, "--epochs", 3, "--eval-every", 2)
-    stage1.run(Ranks(), args, stage1.build_data(args))
+    run_stage(Ranks(), stage1.STAGE_1, args, load_tables(args))
     assert written == [None, 2, 3]
 
 
 def test_another_image_size_is_refused_for_scores_and_said_for_training(trained, csv_path, tmp_path):
     flags = ("--init-from", trained[0].best, "--image-size", 672)
     with pytest.raises(CheckpointError, match="--image-size 336, given is 672"):
-        stage1.build_model(parse(csv_path, tmp_path, "--eval-only", *flags))
-    model, parent = stage1.build_model(parse(csv_path, tmp_path, *flags))
+        stage1.build_model(parse(csv_path, tmp_path, "--eval-only", *flags), False)
+    model, parent = stage1.build_model(parse(csv_path, tmp_path, *flags), False)
     assert model.backbone.image_size == 672
-    text = stage1.describe_weights(model.backbone.load_report, parent, 672)
+    text = describe_weights(model.backbone.load_report, parent, 672)
     assert "trained at --image-size 336, going on at 672" in text
 
 
@@ -191,33 +196,33 @@ def test_resuming_reads_no_other_weights(trained, csv_path, tmp_path):
         patch.setitem(backbone.ARCHITECTURES, "sam3", backbone.SAM3_TINY)
         args = parse(csv_path, tmp_path, *flags)
         with pytest.raises(FileNotFoundError, match=r"deleted\.pt"):
-            stage1.build_model(args)
-        model, parent = stage1.build_model(args, resumes=True)
+            stage1.build_model(args, False)
+        model, parent = stage1.build_model(args, True)
     assert parent is None and model.backbone.load_report is None
 
 
 def test_resuming_on_other_rows_is_said(trained, csv_path, tmp_path):
     args = parse(csv_path, tmp_path, "--epochs", 1, "--resume")
     checkpoint = load_checkpoint(trained[0].latest)
-    table = stage1.build_data(args)["train"]
-    digest = stage1.digest_of_rows(table)
+    table = load_tables(args)["train"]
+    digest = digest_of_rows(table)
     assert checkpoint["config"]["training_rows"] == digest
     moved = table.assign(cine_path=["E:\\new place\\" + Path(path).name for path in table["cine_path"]])
-    assert stage1.digest_of_rows(moved) == digest
-    other = stage1.digest_of_rows(table.assign(frame_index=table["frame_index"] + 1))
+    assert digest_of_rows(moved) == digest
+    other = digest_of_rows(table.assign(frame_index=table["frame_index"] + 1))
     config = {**checkpoint["config"], "training_rows": other}
     save_checkpoint(RunFiles(tmp_path, stage1.STAGE).latest, {**checkpoint, "config": config})
     said = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
-        stage1.run(Ranks(), args, stage1.build_data(args))
+        run_stage(Ranks(), stage1.STAGE_1, args, load_tables(args))
     assert f"training rows {other} -> {digest}" in "\n".join(said)
 
 
 def test_eval_split_chooses_the_rows(trained, csv_path, tmp_path):
     sizes = {
         split: len(
-            stage1.build_data(
+            load_tables(
                 parse(
                     csv_path, tmp_path, "--eval-only", "--init-from", trained[0].best, "--eval-split", split
                 )
@@ -229,7 +234,7 @@ def test_eval_split_chooses_the_rows(trained, csv_path, tmp_path):
 
 
 def test_init_from_takes_the_weights_and_says_where_from(trained, csv_path, tmp_path):
-    model, parent = stage1.build_model(parse(csv_path, tmp_path, "--init-from", trained[0].best))
+    model, parent = stage1.build_model(parse(csv_path, tmp_path, "--init-from", trained[0].best), False)
     saved = load_checkpoint(trained[0].best)["model"]
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
     assert parent["stage"] == "phase1_deepsa" and parent["path"] == str(trained[0].best)
@@ -237,13 +242,13 @@ def test_init_from_takes_the_weights_and_says_where_from(trained, csv_path, tmp_
 
 def test_weights_of_another_model_are_refused(trained, csv_path, tmp_path):
     with pytest.raises(CheckpointError, match=r"(?s)unexpected \(\d+\):.*view_encoder\."):
-        stage1.build_model(parse(csv_path, tmp_path, "--init-from", trained[0].best, "--no-use-view"))
+        stage1.build_model(parse(csv_path, tmp_path, "--init-from", trained[0].best, "--no-use-view"), False)
 
 
 def test_resuming_with_another_flag_is_refused(trained, csv_path):
     args = parse(csv_path, trained[0].folder, "--resume", "--lr", 3e-4)
     with pytest.raises(CheckpointError, match=r"--lr: saved 0.0001, given 0.0003"):
-        stage1.run(Ranks(), args, stage1.build_data(args))
+        run_stage(Ranks(), stage1.STAGE_1, args, load_tables(args))
 
 
 def run_main(monkeypatch, *flags):
@@ -302,10 +307,10 @@ def test_flags_that_cannot_work_are_refused_at_once(monkeypatch, capsys, flags, 
 
 
 def test_ctrl_c_while_the_csv_is_checked_leaves_without_a_traceback(tmp_path, monkeypatch, capsys):
-    def build_data(args):
+    def load_tables(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stage1, "build_data", build_data)
+    monkeypatch.setattr(stage1, "load_tables", load_tables)
     flags = ("--data-csv", "x.csv", "--backbone", "sam3-tiny", "--checkpoint-dir", tmp_path)
     assert run_main(monkeypatch, *flags) == 130
     assert "Traceback" not in capsys.readouterr().err
@@ -319,10 +324,10 @@ def test_eval_only_without_a_checkpoint_is_refused(capsys):
 
 def test_the_loss_is_half_bce_and_half_dice():
     logits, mask = torch.randn(3, 1, 8, 8), (torch.rand(3, 1, 8, 8) > 0.7).float()
-    losses = stage1.vessel_losses(logits, mask)
+    losses = vessel_losses(logits, mask, **stage1.LOSS_WEIGHTS)
     assert all(value.shape == (3,) for value in losses.values())
     torch.testing.assert_close(losses["loss"], 0.5 * losses["bce"] + 0.5 * (1 - losses["dice"]))
-    perfect = stage1.vessel_losses(100 * (2 * mask - 1), mask)["loss"]
+    perfect = vessel_losses(100 * (2 * mask - 1), mask, **stage1.LOSS_WEIGHTS)["loss"]
     assert (perfect < 1e-3).all()
 
 
@@ -340,8 +345,8 @@ def test_a_perfect_prediction_stays_perfect_at_the_frames_size():
 
 
 def test_a_row_is_described_by_its_line_in_the_csv(csv_path, tmp_path):
-    table = stage1.build_data(parse(csv_path, tmp_path))["val"]
-    text = stage1.describe_row(table, 0)
+    table = load_tables(parse(csv_path, tmp_path))["val"]
+    text = stage.describe_row(table, 0)
     assert "CSV row 4" in text and "101-0003" in text and ".npy" in text
 
 

@@ -7,6 +7,7 @@ so loading one from elsewhere runs none.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,38 @@ def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor], *, s
             "\nGive the --backbone (and other model flags) that the checkpoint was trained with."
         )
     model.load_state_dict(state)
+
+
+def load_part_of_weights(
+    model: torch.nn.Module,
+    state: Mapping[str, torch.Tensor],
+    *,
+    source: str | Path,
+    new: tuple[str, ...],
+    left_behind: tuple[str, ...] = (),
+) -> str:
+    """Copy `state` of an earlier stage into `model`, whose parameters that start with `new` keep their start.
+
+    left_behind: starts of names in `state` that this model has no use for. Every other name and shape must
+    agree, or CheckpointError names those that do not and nothing is loaded. Returns what came over, in words.
+    """
+    own = model.state_dict()
+    fresh = {name: tensor for name, tensor in own.items() if name.startswith(new)}
+    left = {name for name in state if left_behind and name.startswith(left_behind)}
+    handed = {name: tensor for name, tensor in state.items() if name not in left}
+    load_weights(model, {**fresh, **handed}, source=source)
+    lines = [f"hand-over from {source}: {_count_by_part(handed)} came over", f"  new: {_count_by_part(fresh)}"]
+    if left:
+        lines.append(f"  left behind: {_count_by_part({name: state[name] for name in left})}")
+    return "\n".join(lines)
+
+
+def _count_by_part(state: Mapping[str, torch.Tensor]) -> str:
+    """`12 tensors, 0.3 M numbers (fusion 4, view_encoder 8)`."""
+    parts = Counter(name.split(".")[0] for name in state)
+    numbers = sum(tensor.numel() for tensor in state.values())
+    counts = ", ".join(f"{part} {count}" for part, count in parts.items())
+    return f"{len(state)} tensors, {numbers / 1e6:.2f} M numbers ({counts or 'none'})"
 
 
 def to_plain(value: Any, where: str = "checkpoint") -> Any:

@@ -22,3 +22,13 @@ def soft_dice_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     probs, mask = logits.float().sigmoid().flatten(1), mask.flatten(1)
     overlap = (probs * mask).sum(dim=1)
     return 1 - (2 * overlap + SMOOTH) / (probs.sum(dim=1) + mask.sum(dim=1) + SMOOTH)
+
+
+def vessel_losses(logits: torch.Tensor, mask: torch.Tensor, *, bce: float, dice: float) -> dict[str, torch.Tensor]:
+    """Losses (B,) of vessel logits (B, 1, H, W) against a mask (B, 1, H, W) of 0 and 1, in float32.
+
+    bce, dice: weights of the two in `loss`. Also `bce`, and `dice`, the soft Dice that is reached; without gradient.
+    """
+    bce_part, dice_part = bce_loss(logits, mask), soft_dice_loss(logits, mask)
+    loss = bce * bce_part + dice * dice_part
+    return {"loss": loss, "bce": bce_part.detach(), "dice": 1 - dice_part.detach()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +94,17 @@ class RunFiles:
         path = self.metrics_of(split)
         write_text_atomic(path, to_json(metrics, indent=2) + "\n")
         return path
+
+    def draw(self, draw: Callable[[], None]) -> None:
+        """Call `draw`, which writes pictures into this folder; one that cannot be written is only warned of."""
+        try:
+            draw()
+        except OSError as error:
+            warnings.warn(f"{error} Training goes on; the next validation draws it again.", stacklevel=2)
+
+    def picture(self, what: str) -> Path:
+        """A picture of the last validation, such as `confusion`."""
+        return self.folder / f"{self.stage}_{what}.png"
 
     def _save_records(self, progress: Progress, panels: Mapping[str, Sequence[str]]) -> None:
         writes = [

@@ -1,0 +1,33 @@
+"""A model of any stage from its checkpoint."""
+
+from pathlib import Path
+
+import torch
+
+from models.cass_model import build_cass_model
+from models.deepsa_model import SAM3DeepSAModel, build_deepsa_model
+from utils.checkpoint import CheckpointError, load_checkpoint, load_weights
+
+STAGES = ("phase1_deepsa", "phase2_cass")
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SAM3DeepSAModel, dict]:
+    """Return the model of a checkpoint in eval mode, and the checkpoint's dict; its `stage` says what it answers.
+
+    The model of stage 2, `SAM3CASSModel`, has `classes`: the CASS numbers of its channels.
+
+    Raises:
+        CheckpointError: no such file, unreadable, or of a stage that this version does not know.
+    """
+    checkpoint = load_checkpoint(path)
+    stage, config = checkpoint["stage"], checkpoint["config"]
+    if stage not in STAGES:
+        raise CheckpointError(f"{path}: a checkpoint of stage {stage!r}; known are {', '.join(STAGES)}")
+    parts = dict(backbone=config["backbone"], image_size=config["image_size"], use_view=config["use_view"],
+                 random_init=True)
+    if stage == "phase1_deepsa":
+        model = build_deepsa_model(**parts)
+    else:
+        model = build_cass_model(**parts, classes=tuple(checkpoint["classes"]))
+    load_weights(model, checkpoint["model"], source=path)
+    return model.to(device).eval(), checkpoint

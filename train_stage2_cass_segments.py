@@ -1,0 +1,321 @@
+"""Stage 2: on top of stage 1, SAM 3 learns to name the CASS segments, from one annotated segment a frame.
+
+    python train_stage2_cass_segments.py --data-csv data.csv                              # the mission's run
+    python train_stage2_cass_segments.py --data-csv data.csv --no-use-view                # what are angles worth?
+    python train_stage2_cass_segments.py --data-csv data.csv --backbone sam3-tiny --lr 1e-3 \\
+        --init-from checkpoints/phase1_deepsa_tiny.pth                                    # on a CPU
+    python train_stage2_cass_segments.py ... --resume                                     # go on from there
+    python train_stage2_cass_segments.py ... --eval-only --init-from checkpoints/phase2_cass_best.pth
+
+It starts from --init-from, by default phase1_deepsa_best.pth in --checkpoint-dir, and says which tensors came over.
+Two questions, never mixed: *blind*, which segment did the analyst analyse in this frame? and *pointed*, which
+segment is this one (its mask, box or a point given)? A head on pooled features answers the first, a map that names
+every vessel pixel answers both.
+
+Ctrl-C or SIGTERM saves at the next step and leaves. In --checkpoint-dir: phase2_cass_latest.pth (to go on), _best.pth
+(best macro-F1 of the pointed question), _history.jsonl, _curves.png, _confusion.png, _metrics.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from data.cass import SEGMENTS, choose_classes, classes_without_rows
+from data.dataset import box_of
+from models.cass_model import NEW_PARTS, CassOutput, build_cass_model
+from utils.cass_prediction import (
+    FramePrediction, blind_box_of_map, blind_probs_of_map, frame_prediction, pointed_probs, region_of_box,
+    region_of_point,
+)
+from utils.checkpoint import CheckpointError, load_checkpoint, load_part_of_weights, load_weights
+from utils.entry import clean_exit
+from utils.classification import (
+    ap50, box_iou, per_class_table, save_confusion_matrix, summarise_classification,
+)
+from utils.losses import bce_loss, soft_dice_loss, vessel_losses
+from utils.metrics import mask_scores, summarise_records
+from utils.run_files import RunFiles
+from utils.segment_losses import box_loss, name_loss
+from utils.segment_scores import score_segments, summarise_segment_scores
+from utils.segments import name_map
+from utils.stage import (
+    Stage, check_image_size_of, describe_parent, launch_stage, load_tables, parse_stage_arguments, stage_parser,
+)
+
+STAGE, PARENT_STAGE = "phase2_cass", "phase1_deepsa"
+MASTER_PORT = 12356
+VESSEL_WEIGHTS = dict(bce=0.5, dice=0.5)
+SEGMENTATION_WEIGHT, CLASSIFICATION_WEIGHT, BOX_WEIGHT = 0.3, 0.5, 0.2
+VIEW_PARTS = ("view_encoder.", "fusion.")  # what a model trained with --no-use-view leaves behind
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the losses must know of the data: the classes and how often each is annotated.
+
+    classes: CASS numbers in the order of the channels. rows: training rows of each.
+    """
+
+    classes: tuple[int, ...]
+    rows: tuple[int, ...]
+
+    def class_weights(self) -> torch.Tensor:
+        """Weight (K,) of a row of each class: rows ** -0.5, scaled so that the mean row has 1.
+
+        The user's classes are unbalanced 15 to 1. Unweighted, a class of 13 rows would hardly move the weights;
+        with the full inverse its few frames would be learned by heart. The root lies between: 15 to 1 becomes 4 to
+        1. It tells channels apart only in how fast they learn: whatever the weight of a row, inside its mask its
+        own class gains and outside it loses, so no class is preferred where the picture leaves two open.
+        """
+        rows = torch.tensor(self.rows, dtype=torch.float32)
+        weights = rows.clamp_min(1).rsqrt()
+        return weights * rows.sum() / (weights * rows).sum().clamp_min(1e-6)
+
+    def other_artery(self) -> torch.Tensor:
+        """bool (K, K): [i, j] where class j is of the coronary artery that an injection for i does not fill."""
+        sides = [SEGMENTS[cass_id].side for cass_id in self.classes]
+        return torch.tensor([[one != other for other in sides] for one in sides])
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = stage_parser(
+        __doc__, epochs=50, batch_size=4, lr=5e-5, backbone_lr_scale=0.1, master_port=MASTER_PORT
+    )
+    parser.add_argument(
+        "--classes", default="design",
+        help="the segments to tell apart: design (14 CASS segments, and any other in the data), data (those that "
+             "occur in it), or a list of CASS numbers and SYNTAX names such as 1,2,3,'SYNTAX 12a'",
+    )
+    args = parse_stage_arguments(parser, arguments)
+    if args.sam3_checkpoint is not None:
+        parser.error("--sam3-checkpoint is for stage 1; stage 2 starts from its checkpoint, --init-from")
+    if args.init_from is None:
+        args.init_from = RunFiles(args.checkpoint_dir, PARENT_STAGE).best
+    return args
+
+
+def choose_task(args: argparse.Namespace, tables: dict) -> Task:
+    """The classes and their rows; those of the checkpoint where one of this stage is validated or gone on with."""
+    checkpoint = load_checkpoint(args.init_from) if args.eval_only else None
+    if checkpoint is not None and checkpoint["stage"] == STAGE:
+        return Task(tuple(checkpoint["classes"]), tuple(checkpoint["config"]["class_rows"]))
+    segments = [int(segment) for table in tables.values() for segment in table["cass_segment"]]
+    classes = choose_classes(args.classes, segments)
+    trained = tables.get("train", tables["val"])["cass_segment"]
+    return Task(classes, tuple(int((trained == cass_id).sum()) for cass_id in classes))
+
+
+def describe_classes(task: Task, tables: dict) -> str:
+    """The classes and their training rows, and which of them have none, before any training."""
+    counts = ", ".join(f"{cass_id}: {rows}" for cass_id, rows in zip(task.classes, task.rows, strict=True))
+    lines = [f"classes (CASS segment: training rows): {counts}"]
+    if empty := classes_without_rows(task.classes, tables["train"]):
+        names = ", ".join(f"{cass_id} {SEGMENTS[cass_id].name}" for cass_id in empty)
+        lines.append(f"WARNING: no training row for {names}: the model cannot learn to name these")
+    return "\n".join(lines)
+
+
+def build_model(task: Task, args: argparse.Namespace, resumes: bool) -> tuple[torch.nn.Module, dict | None]:
+    """The model with the weights of a stage 1 checkpoint and new heads, or all of a stage 2 checkpoint."""
+    model = build_cass_model(
+        backbone=args.backbone, image_size=args.image_size, classes=task.classes, use_view=args.use_view,
+        random_init=True,
+    )
+    if resumes:
+        return model, None
+    checkpoint = load_checkpoint(args.init_from)
+    stage, backbone = checkpoint["stage"], checkpoint["config"]["backbone"]
+    if stage not in (PARENT_STAGE, STAGE):
+        raise CheckpointError(f"{args.init_from}: of stage {stage!r}; stage 2 starts from {PARENT_STAGE!r}")
+    if backbone != args.backbone:
+        raise CheckpointError(f"{args.init_from} has --backbone {backbone}, given is {args.backbone}: give its own")
+    if args.eval_only and stage != STAGE:
+        raise CheckpointError(f"{args.init_from}: of stage {stage!r}; --eval-only here is for {STAGE!r}")
+    check_image_size_of(checkpoint, args)
+    parent = describe_parent(args.init_from, checkpoint)
+    if stage == STAGE:
+        if tuple(checkpoint["classes"]) != task.classes:
+            raise CheckpointError(
+                f"{args.init_from} names the classes {checkpoint['classes']}, asked for are {list(task.classes)}: "
+                "give these with --classes, or start from a stage 1 checkpoint"
+            )
+        load_weights(model, checkpoint["model"], source=args.init_from)
+        return model, parent
+    left = () if args.use_view else VIEW_PARTS
+    handed_over = load_part_of_weights(
+        model, checkpoint["model"], source=args.init_from, new=NEW_PARTS, left_behind=left
+    )
+    return model, {**parent, "handed_over": handed_over}
+
+
+def cass_losses(task: Task, output: CassOutput, batch: dict) -> dict[str, torch.Tensor]:
+    """Per-sample losses (B,): 0.3 segmentation + 0.5 classification + 0.2 box, and their parts.
+
+    segmentation: vessels against DeepSA's label, as in stage 1. classification: cross-entropy of the pooled head
+    and the loss of the map's names, weighted by class. box: L1 and generalised IoU of the pooled head's box, and BCE
+    and Dice of the pixels that belong to the analysed segment.
+    """
+    index, device = batch["class_index"], output.class_logits.device
+    segmentation = vessel_losses(output.vessel_logits, batch["deepsa_mask"], **VESSEL_WEIGHTS)
+    inside, outside = map_targets(output, batch)
+    names = name_loss(output.name_logits, index, inside, outside, task.other_artery().to(device))
+    pooled = F.cross_entropy(output.class_logits.float(), index, reduction="none")
+    box = box_loss(output.box, batch["box"])
+    analysed = bce_loss(output.analysed_logits, inside) + 0.5 * soft_dice_loss(output.analysed_logits, inside)
+    classification = task.class_weights().to(device)[index] * (pooled + names)
+    loss = (
+        SEGMENTATION_WEIGHT * segmentation["loss"] + CLASSIFICATION_WEIGHT * classification
+        + BOX_WEIGHT * (box + analysed)
+    )
+    parts = {"dice": segmentation["dice"], "pooled": pooled, "names": names, "box": box, "analysed": analysed}
+    return {"loss": loss, **{name: value.detach() for name, value in parts.items()}}
+
+
+def map_targets(output: CassOutput, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights (B, 1, S / 4, S / 4) of pixels of the analysed segment, and of vessel pixels that are not of it.
+
+    What the label or the model itself takes for vessel counts as vessel; the next pixels to the mask as neither.
+    """
+    stride = batch["segment_mask"].shape[-1] // output.name_logits.shape[-1]
+    inside = F.avg_pool2d(batch["segment_mask"], stride)
+    predicted = output.vessel_logits.detach().float().sigmoid()
+    vessel = F.avg_pool2d(torch.maximum(batch["deepsa_mask"], predicted), stride)
+    beside = F.max_pool2d(inside, 3, stride=1, padding=1) > 0
+    return inside, vessel * ~beside
+
+
+def compute_loss(task: Task, model: torch.nn.Module, batch: dict) -> dict[str, torch.Tensor]:
+    """Per-sample losses (B,) of a batch, see `cass_losses`."""
+    return cass_losses(task, model(batch["image"], batch["view_deg"]), batch)
+
+
+def score_batch(task: Task, model: torch.nn.Module, batch: dict) -> list[dict[str, float]]:
+    """One record a frame, at its own size: answers to both questions, and scores of vessels, boxes and names."""
+    output = model(batch["image"], batch["view_deg"])
+    losses, rows = cass_losses(task, output, batch)["loss"].tolist(), batch["row"].tolist()
+    records = []
+    for index, (row, loss) in enumerate(zip(rows, losses, strict=True)):
+        masks = {key: values[index] for key, values in batch.items() if key.startswith("frame_")}
+        segment, truth = masks["frame_segment_mask"], masks.get("frame_truth_mask")
+        prediction = frame_prediction(output, index, segment.shape, task.classes)
+        vessel = prediction.vessel_probability >= 0.5
+        record = {"row": row, "loss": loss, **mask_scores(vessel, masks["frame_deepsa_mask"], "deepsa")}
+        if truth is not None:
+            record |= mask_scores(vessel, truth, "truth")
+        if masks.get("frame_cass_map") is not None:
+            names, _ = name_map(prediction)
+            record |= score_segments(names, masks["frame_cass_map"], vessel, task.classes)
+        records.append(record | answers(prediction, segment, int(batch["class_index"][index])))
+    return records
+
+
+def answers(prediction: FramePrediction, segment: np.ndarray, class_index: int) -> dict[str, float]:
+    """What was asked of a frame and answered, as channels: `pointed` at the segment (H, W) bool, and `blind`."""
+    box, (height, width) = box_of(segment), segment.shape
+    low, high = box[:2] - box[2:] / 2, box[:2] + box[2:] / 2
+    corners = (low[0] * width, low[1] * height, high[0] * width - 1, high[1] * height - 1)
+    regions = {
+        "pointed": segment,
+        "pointed_box": region_of_box(prediction, corners),
+        "pointed_point": region_of_point(prediction, middle_of(segment)),
+    }
+    found = {name: int(pointed_probs(prediction, region).argmax()) for name, region in regions.items()}
+    return {
+        "class": class_index, **found,
+        "blind": int(prediction.class_probs.argmax()), "blind_probability": float(prediction.class_probs.max()),
+        "blind_map": int(blind_probs_of_map(prediction).argmax()),
+        "box_iou": box_iou(prediction.box, box), "box_iou_map": box_iou(blind_box_of_map(prediction), box),
+    }
+
+
+def middle_of(mask: np.ndarray) -> tuple[int, int]:
+    """The pixel (x, y) of a bool (H, W) mask that is nearest to its centre of mass: where one would click."""
+    pixels = np.argwhere(mask)
+    row, column = pixels[((pixels - pixels.mean(axis=0)) ** 2).sum(axis=1).argmin()]
+    return int(column), int(row)
+
+
+QUESTIONS = {  # field of a record -> what it answers
+    "pointed": "pointed at by its mask", "pointed_box": "pointed at by its box",
+    "pointed_point": "pointed at by a point", "blind": "blind, pooled head", "blind_map": "blind, map",
+}
+
+
+def summarise(task: Task, records: list[dict], table) -> dict:
+    """Metrics over all frames, flat, with 95 % intervals over patients."""
+    patients = table["patient_id"].tolist()
+    own = [patients[record["row"]] for record in records]
+    plain = [key for key in records[0] if not key.startswith("segments_") and key not in ("class", "blind_probability")]
+    means = [{key: record[key] for key in plain if key in record and key not in QUESTIONS} for record in records]
+    metrics = summarise_records(means, patients)
+    truth = [record["class"] for record in records]
+    for question in QUESTIONS:
+        found = [record[question] for record in records]
+        metrics |= summarise_classification(truth, found, own, task.classes, question)
+    matches = [record["blind"] == record["class"] and record["box_iou"] >= 0.5 for record in records]
+    metrics["box_ap50"] = ap50([record["blind_probability"] for record in records], matches)
+    if "blind_ceiling" in table:
+        ceiling = [{"row": record["row"], "top1_blind_ceiling": table["blind_ceiling"].iloc[record["row"]]}
+                   for record in records]
+        metrics |= summarise_records(ceiling, patients)
+    return metrics | summarise_segment_scores(records, patients, task.classes)
+
+
+def draw(task: Task, records: list[dict], table, files: RunFiles) -> None:
+    """The confusion matrices of the two questions, as pictures."""
+    truth = [record["class"] for record in records]
+    for question in ("pointed", "blind"):
+        save_confusion_matrix(
+            files.picture(f"confusion_{question}"), truth, [record[question] for record in records], task.classes,
+            title=f"Which segment is it? {QUESTIONS[question]}, {len(records)} frames",
+        )
+
+
+def build_stage(task: Task) -> Stage:
+    return Stage(
+        name=STAGE,
+        classes=task.classes,
+        master_port=MASTER_PORT,
+        best_metric="macro_f1_pointed",
+        shown=(
+            "train_loss", "val_loss", "val_top1_pointed", "val_macro_f1_pointed", "val_top1_blind",
+            "val_top1_blind_map", "val_top1_blind_ceiling", "val_segment_f1_map", "val_box_iou", "val_dice_truth",
+        ),
+        curves={
+            "loss": ("train_loss", "val_loss"),
+            "pointed: which segment is this?": ("val_top1_pointed", "val_macro_f1_pointed"),
+            "blind: which one was analysed?": ("val_top1_blind", "val_top1_blind_map", "val_top1_blind_ceiling"),
+            "names of all segments": ("val_segment_f1_map", "val_pixel_accuracy_map"),
+            "boxes, blind (IoU)": ("val_box_iou", "val_box_iou_map"),
+            "vessels (Dice)": ("val_dice_deepsa", "val_dice_truth"),
+            "learning rate": ("lr",),
+        },
+        build_model=functools.partial(build_model, task),
+        compute_loss=functools.partial(compute_loss, task),
+        score_batch=functools.partial(score_batch, task),
+        summarise=functools.partial(summarise, task),
+        draw=functools.partial(draw, task),
+        dataset={"classes": task.classes},
+        facts={"class_rows": list(task.rows)},
+    )
+
+
+def main() -> None:
+    args = parse_arguments()
+    with clean_exit():
+        tables = load_tables(args)
+        task = choose_task(args, tables)
+        if not args.eval_only and int(os.environ.get("RANK", 0)) == 0:
+            print(describe_classes(task, tables), flush=True)
+        launch_stage(build_stage(task), args, tables)
+
+
+if __name__ == "__main__":
+    main()
