@@ -5,8 +5,9 @@
 
 Writes DIR/dataset.csv (the user's columns, relative paths), cines, contours JSON, segment masks, DeepSA-like
 labels, and beside them what real data never has: the true vessel mask, CASS map and lesions of every analysed
-frame. DIR/preview.png shows a few. The same seed gives the same bytes, whatever the number of workers. An
-interrupted run goes on where it stopped when the same command is given again.
+frame, and how well anybody could guess from it which segment was analysed (blind_ceiling). DIR/preview.png
+shows a few. The same seed gives the same bytes, whatever the number of workers. An interrupted run goes on
+where it stopped when the same command is given again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from phantom.case import read_record, write_case
+from phantom.case import Settings, add_ceiling, read_record, write_case
+from phantom.ceiling import row_counts
 from phantom.files import check_manifest, csv_text
 from phantom.plan import Analysis, default_rows, plan_analyses
 from phantom.preview import save_preview
@@ -66,18 +68,21 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def make_patient(job: tuple[Path, int, int, int, list[Analysis]]) -> int:
+def make_patient(job: tuple[Settings, list[Analysis]]) -> int:
     """Write a patient's rows that are not there yet; returns how many rows are there now."""
-    directory, seed, size_px, frames, analyses = job
+    settings, analyses = job
     import cv2
 
     cv2.setNumThreads(1)
     cases = patient_cases(analyses)
-    missing = [case for case in cases if read_record(directory, case) is None]
-    if missing:
-        trees = build_trees(seed, cases)
-        for case in missing:
-            write_case(directory, seed, case, trees, size_px, frames)
+    records = [read_record(settings.directory, case) for case in cases]
+    if any(record is None or "blind_ceiling" not in record for record in records):
+        trees = build_trees(settings.seed, cases)
+        for case, record in zip(cases, records):
+            if record is None:
+                write_case(settings, case, trees)
+            elif "blind_ceiling" not in record:
+                add_ceiling(settings, case, trees)
     return len(cases)
 
 
@@ -111,9 +116,10 @@ def run(arguments: argparse.Namespace) -> Path:
     )
     check_space(arguments.out, rows, arguments.image_size, arguments.frames)
     by_patient = [list(group) for _, group in groupby(plan, key=lambda one: one.patient)]
-    jobs = [
-        (arguments.out, arguments.seed, arguments.image_size, arguments.frames, own) for own in by_patient
-    ]
+    settings = Settings(
+        arguments.out, arguments.seed, arguments.image_size, arguments.frames, row_counts(plan)
+    )
+    jobs = [(settings, own) for own in by_patient]
     with tqdm(total=rows, unit="cine", desc="phantom") as bar:
         for count in _each(make_patient, jobs, arguments.workers):
             bar.update(count)

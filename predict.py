@@ -1,6 +1,8 @@
-"""Draw the coronary vessels of angiograms: cine, picture or DICOM in, masks, overlays and JSON out.
+"""Draw and name the coronary vessels of angiograms: cine, picture or DICOM in, masks, overlays and JSON out.
 
     python predict.py angiogram.png
+    python predict.py angiogram.png --point 210,145             # which segment is at x 210, y 145?
+    python predict.py cine.npy --frame 31 --box 180,90,260,170  # ... in this box?
     python predict.py IM1.dcm IM2.dcm --out outputs/predict
     python predict.py cine.npy --frame 31 --primary-angle "RAO 30" --secondary-angle 25
     python predict.py a_folder/ --threshold 0.4
@@ -11,30 +13,34 @@ Lossless too), or a folder of these. Of a cine the frame best filled with contra
 says which. View angles come from the flags, else from the DICOM header or the CSV, else they are unknown,
 which the model knows.
 
+With weights of stage 2 every visible CASS segment is named: number, name, SNOMED CT code, probability, box,
+mask, length of its centreline in px, and in mm where the size of a pixel is known (seen from one side: a
+vessel that runs towards the detector looks shorter than it is). Two questions are kept apart: "analysed" in
+the JSON is the blind guess which segment an analyst would have analysed in this frame; --point and --box ask
+which segment is there.
+
 For each input NAME: NAME_mask.png (0 or 255), NAME_probability.png (16 bits: 0 ... 65535 for 0 ... 1),
-NAME_overlay.png, NAME.json; and for all together predictions.png. A file that cannot be read is listed at the
-end, the others are done, and the exit code is 1. Not a medical device: for research only.
+NAME_segments.png (CASS number of each pixel, stage 2), NAME_overlay.png, NAME.json; and for all together
+predictions.png. A file that cannot be read is listed at the end, the others are done, and the exit code is 1.
+Not a medical device: for research only.
 """
 
 import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.angles import parse_angle
 from data.errors import DataError
 from data.frame_choice import choose_frame
 from data.frame_source import open_frames
 from data.masks import read_frame_masks
 from data.paths import parse_path_maps
 from data.schema import load_table
-from models.deepsa_model import load_deepsa_model
 from utils.arguments import (
     HelpFormatter,
     add_data_arguments,
@@ -42,27 +48,36 @@ from utils.arguments import (
     choose_device,
     positive_int,
 )
-from utils.checkpoint import CheckpointError
-from utils.drawing import ORANGE, mask_overlay, thumbnail
+from utils.cass_prediction import FramePrediction
+from utils.drawing import segment_legend, thumbnail
+from utils.entry import clean_exit
+from utils.frame_answer import load_answer
 from utils.metrics import dice
-from utils.prediction import SHIPPED_CHECKPOINT, THRESHOLD, predict_vessels
+from utils.prediction import CASS_STAGE, SHIPPED_CHECKPOINT, THRESHOLD
 from utils.prediction_jobs import (
     Job,
+    angle_of,
     file_jobs,
     merge_view,
+    pointer_of,
+    probability,
     refuse_replacing_inputs,
     row_jobs,
     with_names_apart,
 )
 from utils.prediction_report import (
+    VESSEL_LEGEND,
     Prediction,
     caption,
     describe_checkpoint,
     describe_software,
+    overlay,
+    pixel_size,
     prediction_record,
     save_contact_sheet,
     write_prediction,
 )
+from utils.segment_report import describe_pointed, find_segments, pointed_record, score_row
 
 # Measured 2026-11-21, sam3-tiny after 144 steps, 40 phantom frames at 512 px against truth: Dice 0.804 alone,
 # 0.807 with these, 0.806 with (1, 0.9, 1.1); clDice 0.728, 0.734, 0.730. Real frames gain some branches and
@@ -73,36 +88,24 @@ CONTACT_SHEET_LIMIT = 48        # more would make a picture that no viewer opens
 INPUT_ERRORS = (DataError, OSError, ValueError, RuntimeError, cv2.error)
 
 
-def probability(text: str) -> float:
-    """Read a number between 0 and 1, both excluded, for argparse."""
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: allowed: above 0 and below 1")
-    return value
-
-
-def angle_of(axis: str) -> Callable[[str], float]:
-    """Return an argparse type for an angle of "primary" or "secondary", as a number or as in `RAO 30`."""
-    def read(text: str) -> float:
-        try:
-            return parse_angle(text, axis)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-    return read
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument(
         "inputs", nargs="*", type=Path, metavar="INPUT", help="cine, picture, DICOM, or a folder"
     )
-    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_CHECKPOINT, help="weights of stage 1")
+    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_CHECKPOINT,
+                        help="weights of stage 1 (vessels) or 2 (CASS segments)")
     parser.add_argument("--out", type=Path, default=Path("outputs/predict"), help="folder to write to")
     parser.add_argument("--frame", type=int, default=None, help="frame to read, 0-based; without it, chosen")
     parser.add_argument("--primary-angle", type=angle_of("primary"), default=math.nan,
                         help="degrees, LAO positive and RAO negative, or text such as \"RAO 30\"")
     parser.add_argument("--secondary-angle", type=angle_of("secondary"), default=math.nan,
                         help="degrees, cranial positive and caudal negative, or text such as \"CRA 20\"")
+    pointed = parser.add_mutually_exclusive_group()
+    pointed.add_argument("--point", type=pointer_of("point"), default=None, metavar="X,Y",
+                         help="ask which segment is there: px of the frame, (0, 0) is the first pixel; one input")
+    pointed.add_argument("--box", type=pointer_of("box"), default=None, metavar="X0,Y0,X1,Y1",
+                         help="the same of the vessels in a box")
     parser.add_argument("--threshold", type=probability, default=THRESHOLD,
                         help="probability from which a pixel is vessel")
     parser.add_argument(
@@ -126,20 +129,29 @@ def flags_of_files_only(args: argparse.Namespace) -> list[str]:
     """Return the flags given that mean nothing for --data-csv, whose rows say frame and angles themselves."""
     angles = {"--primary-angle": args.primary_angle, "--secondary-angle": args.secondary_angle}
     given = [name for name, angle_deg in angles.items() if not math.isnan(angle_deg)]
-    return given + (["--frame"] if args.frame is not None else [])
+    others = {"--frame": args.frame, "--point": args.point, "--box": args.box}
+    return given + [name for name, value in others.items() if value is not None]
 
 
 def build_jobs(args: argparse.Namespace) -> list[Job]:
     """Return the frames to predict: of the CSV's chosen rows, or of the files given."""
-    if not args.data_csv:
-        return file_jobs(args.inputs, frame_index=args.frame, view_deg=(args.primary_angle, args.secondary_angle))
-    split = None if args.split == "all" else args.split
-    table = load_table(args.data_csv, args.data_root, parse_path_maps(args.path_map), split)
-    return row_jobs(table, args.limit)
+    if args.data_csv:
+        split = None if args.split == "all" else args.split
+        table = load_table(args.data_csv, args.data_root, parse_path_maps(args.path_map), split)
+        jobs = row_jobs(table, args.limit)
+    else:
+        jobs = file_jobs(args.inputs, frame_index=args.frame, view_deg=(args.primary_angle, args.secondary_angle))
+    if not jobs:
+        raise DataError(f"no cine, picture or DICOM among or in {', '.join(map(str, args.inputs))}")
+    if (args.point or args.box) and len(jobs) > 1:
+        raise DataError(f"--point and --box ask about one frame, given are {len(jobs)} inputs; give one")
+    jobs = with_names_apart(jobs)
+    refuse_replacing_inputs(jobs, args.out, CONTACT_SHEET)
+    return jobs
 
 
-def predict_job(job: Job, args: argparse.Namespace, predict: Callable[..., np.ndarray]) -> Prediction:
-    """Read, choose the frame, predict. predict: (frame, view_deg=) to probability float32 (H, W)."""
+def predict_job(job: Job, args: argparse.Namespace, answer: Callable) -> Prediction:
+    """Read, choose the frame, predict. answer: of `load_answer`."""
     source = open_frames(job.path)
     frame_index, reason = job.frame_index, "given"
     if frame_index is None:
@@ -147,27 +159,40 @@ def predict_job(job: Job, args: argparse.Namespace, predict: Callable[..., np.nd
         frame_index, reason = choice.frame_index, choice.reason
     frame = source.read(frame_index)
     view_deg, view_source = merge_view(job, source)
-    probability = predict(frame=frame, view_deg=view_deg)
-    mask = probability >= args.threshold
+    vessel_probability, answers = answer(frame=frame, view_deg=view_deg)
+    mask = vessel_probability >= args.threshold
     scores = {
         f"dice_{name}": dice(mask, other) for name, other in read_frame_masks(job.row, mask.shape).items()
     }
+    named = {} if answers is None else name_segments(job, args, source, answers, scores)
     return Prediction(name=job.name, source=source, frame_index=frame_index, frame_reason=reason, frame=frame,
-                      view_deg=view_deg, view_source=view_source, probability=probability, mask=mask,
-                      threshold=args.threshold, scores=scores)
+                      view_deg=view_deg, view_source=view_source, probability=vessel_probability, mask=mask,
+                      threshold=args.threshold, scores=scores, **named)
+
+
+def name_segments(job: Job, args: argparse.Namespace, source, answers: FramePrediction, scores: dict) -> dict:
+    """Return the fields of a `Prediction` that stage 2 adds; a row of a data set adds its `scores`."""
+    if len(job.row):
+        scores |= score_row(answers, job.row)
+    pointer = args.point or args.box
+    pixel_mm, pixel_mm_source = pixel_size(source, job.row)
+    return {"findings": find_segments(answers, threshold=args.threshold), "pixel_mm": pixel_mm,
+            "pixel_mm_source": pixel_mm_source,
+            "pointed": pointed_record(answers, pointer, threshold=args.threshold) if pointer else None}
 
 
 def predict_all(jobs: Sequence[Job], args: argparse.Namespace) -> tuple[list[dict], list[str]]:
     """Predict every job and write its files; return the records and, for what failed, `name: why`."""
-    device = choose_device(args.device)
-    model, checkpoint = load_deepsa_model(args.checkpoint, device)
-    predict = partial(predict_vessels, model, image_size=checkpoint["config"]["image_size"], device=device,
-                      scales=TTA_SCALES if args.tta else (1.0,))
+    answer, checkpoint = load_answer(args.checkpoint, device=choose_device(args.device),
+                                     scales=TTA_SCALES if args.tta else (1.0,))
+    if (args.point or args.box) and checkpoint["stage"] != CASS_STAGE:
+        raise DataError(f"--point and --box ask for a segment's name, which weights of stage 2 know; "
+                        f"{args.checkpoint} is of {checkpoint['stage']}. Give others with --checkpoint")
     described, software = describe_checkpoint(args.checkpoint, checkpoint), describe_software()
-    records, pairs, failures = [], [], []
+    records, pairs, failures, named = [], [], [], set()
     for job in tqdm(jobs, desc="predicting", unit="frame"):
         try:
-            prediction = predict_job(job, args, predict)
+            prediction = predict_job(job, args, answer)
             record = prediction_record(prediction, described, software)
             write_prediction(args.out, prediction, record)
         except INPUT_ERRORS as error:
@@ -175,19 +200,24 @@ def predict_all(jobs: Sequence[Job], args: argparse.Namespace) -> tuple[list[dic
             continue
         records.append(record)
         if len(pairs) < CONTACT_SHEET_LIMIT:
-            overlay = mask_overlay(prediction.frame, prediction.mask, ORANGE)
-            pairs.append((thumbnail(prediction.frame), thumbnail(overlay), job.name, caption(prediction)))
+            shown = thumbnail(overlay(prediction))
+            pairs.append((thumbnail(prediction.frame), shown, job.name, caption(prediction)))
+            named |= {segment["cass_id"] for segment in record.get("segments", ())}
     if pairs:
-        save_contact_sheet(args.out / CONTACT_SHEET, pairs, len(records))
+        legend = segment_legend(sorted(named), nameless=True) if checkpoint["stage"] == CASS_STAGE else VESSEL_LEGEND
+        save_contact_sheet(args.out / CONTACT_SHEET, pairs, len(records), legend)
     return records, failures
 
 
 def print_summary(records: Sequence[dict], failures: Sequence[str], out: Path) -> None:
-    """Say what was found, the mean Dice where there were labels, and what could not be read."""
-    for name in ("dice_deepsa", "dice_truth"):
+    """Say what was found, the mean scores where there were labels, and what could not be read."""
+    for name in ("dice_deepsa", "dice_truth", "top1_pointed", "top1_blind", "top1_blind_map"):
         values = [record["scores"][name] for record in records if name in record["scores"]]
         if values:
             print(f"mean {name} over {len(values)} frames: {np.mean(values):.4f}")
+    for record in records:
+        if record.get("pointed"):
+            print(describe_pointed(record["pointed"]))
     sheet = f"; all in one picture: {out / CONTACT_SHEET}" if records else ""
     print(f"{len(records)} predictions in {out}{sheet}")
     if failures:
@@ -195,27 +225,16 @@ def print_summary(records: Sequence[dict], failures: Sequence[str], out: Path) -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
     if bool(args.inputs) == bool(args.data_csv):
-        print("give inputs or --data-csv, one of the two; see --help", file=sys.stderr)
-        return 2
+        parser.error("give inputs or --data-csv, one of the two; see --help")
     if args.data_csv and flags_of_files_only(args):
-        print(f"{', '.join(flags_of_files_only(args))} cannot be given with --data-csv: its rows say "
-              "frame and angles; to change them give the cine itself", file=sys.stderr)
-        return 2
-    try:
-        jobs = with_names_apart(build_jobs(args))
-        if not jobs:
-            raise DataError(f"no cine, picture or DICOM among or in {', '.join(map(str, args.inputs))}")
-        refuse_replacing_inputs(jobs, args.out, CONTACT_SHEET)
-        records, failures = predict_all(jobs, args)
-    except KeyboardInterrupt:
-        print(f"stopped; what was predicted until now is in {args.out}", file=sys.stderr)
-        return 130
-    except (DataError, CheckpointError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print_summary(records, failures, args.out)
+        parser.error(f"{', '.join(flags_of_files_only(args))} cannot be given with --data-csv: its rows say "
+                     "frame and angles; to change them give the cine itself")
+    with clean_exit(f"stopped; what was predicted until now is in {args.out}", also=(ValueError,)):
+        records, failures = predict_all(build_jobs(args), args)
+        print_summary(records, failures, args.out)
     return 1 if failures else 0
 
 

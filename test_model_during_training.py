@@ -2,35 +2,35 @@
 
     python test_model_during_training.py
     python test_model_during_training.py --checkpoint-dir runs/a --watch 60
-    python test_model_during_training.py --data-csv data.csv --cases 12 --out preview.png
+    python test_model_during_training.py --stage phase2_cass --data-csv data.csv --cases 12 --out preview.png
 
-Reads phase1_deepsa_latest.pth, which training replaces whole, so that it can be read at any time; without
---data-csv the data of that run. The cases are the same every time: drawn once by --seed, spread over the
-patients of --split. Frame, label, prediction and agreement in colour, worst case on top; where the data has
-true masks, also against those. Scores against labels and against truth stand apart, never mixed. The history
-of the run is drawn above.
+Reads phase1_deepsa_latest.pth or phase2_cass_latest.pth, the newer one unless --stage says which. Training
+replaces it whole, so that it can be read at any time. Without --data-csv the data of that run. The cases are
+the same every time: drawn once by --seed, spread over the patients of --split, worst case on top.
+
+Stage 1: frame, label, prediction and agreement in colour; where the data has true masks, also against those.
+Scores against labels and against truth stand apart, never mixed. Stage 2: the analysed segment with its true
+name, the names of all vessels, their true names where the data has them, and two answers that stand apart:
+pointed (which segment is this one?) and blind (which one was analysed?). The history of the run is drawn above.
 On the CPU unless asked otherwise, so that it does not disturb training.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
-from data.cine import read_frame
 from data.errors import DataError
-from data.masks import read_frame_masks
 from data.paths import parse_path_maps
 from data.schema import load_table
-from models.deepsa_model import load_deepsa_model
+from models.loading import STAGES
+from utils import preview_segments, preview_vessels
 from utils.arguments import (
     HelpFormatter,
     add_data_arguments,
@@ -40,49 +40,27 @@ from utils.arguments import (
 )
 from utils.cases import choose_cases
 from utils.checkpoint import CheckpointError
-from utils.drawing import (
-    DPI,
-    GREEN,
-    SKY_BLUE,
-    VERMILION,
-    agreement_overlay,
-    gallery_figure,
-    mask_overlay,
-    thumbnail,
-)
+from utils.drawing import DPI, gallery_figure
+from utils.entry import clean_exit
 from utils.files import save_figure_atomic
+from utils.frame_answer import load_answer
 from utils.history import read_history
-from utils.metrics import dice
-from utils.prediction import STAGE, THRESHOLD, predict_vessels
-from utils.prediction_report import view_text
+from utils.prediction import CASS_STAGE, STAGE
 from utils.run_files import RunFiles
 
-PREVIEW = f"{STAGE}_preview.png"
-# Titles and fields of the history; scores against labels and against truth are never in one panel.
-PANELS = {"loss": ("train_loss", "val_loss"), "Dice against labels": ("train_dice", "val_dice_deepsa"),
-          "Dice against truth": ("val_dice_truth", "val_deepsa_dice_truth")}
-LEGEND = {"both": GREEN, "only prediction": VERMILION, "only label, or only truth": SKY_BLUE}
+VIEWS = {STAGE: preview_vessels, CASS_STAGE: preview_segments}     # what is shown of a stage
 CURVES_INCHES = 2.6
 READ_TRIES, READ_WAIT_S = 5, 1.0    # Windows may refuse to open a file in the moment that it is replaced
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One frame with its prediction: frame uint8 (H, W, 3); label, truth, prediction bool (H, W)."""
-    title: str
-    frame: np.ndarray
-    label: np.ndarray
-    truth: np.ndarray | None
-    prediction: np.ndarray
-    dice_deepsa: float
-    dice_truth: float | None
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--checkpoint-dir", type=Path, default=Path("checkpoints"), help="folder of the run")
     parser.add_argument(
-        "--out", type=Path, default=None, help=f"picture to write; without it {PREVIEW} in that folder"
+        "--stage", choices=STAGES, default=None, help="of the run; without it that of the newest latest checkpoint"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=None, help="picture to write; without it STAGE_preview.png in that folder"
     )
     parser.add_argument("--cases", type=positive_int, default=6, help="frames to draw")
     parser.add_argument(
@@ -101,15 +79,28 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_latest(path: Path, device):
-    """Return model and checkpoint; tried again for seconds where the file is being replaced (Windows)."""
+def load_latest(path: Path, device) -> tuple[Callable, dict]:
+    """Return what `load_answer` does; tried again for seconds where the file is being replaced (Windows)."""
     for attempt in range(READ_TRIES):
         try:
-            return load_deepsa_model(path, device)
+            return load_answer(path, device=device)
         except CheckpointError as error:
             if attempt == READ_TRIES - 1 or not isinstance(error.__cause__, OSError):
                 raise
             time.sleep(READ_WAIT_S)
+
+
+def newest_run(folder: Path, stage: str | None) -> RunFiles:
+    """Return the files of the run of `stage`; without one, of the stage whose latest checkpoint is the newest.
+
+    Raises DataError where the folder has no latest checkpoint of any stage.
+    """
+    runs = [RunFiles(folder, name) for name in ([stage] if stage else STAGES)]
+    there = [run for run in runs if run.latest.exists()]
+    if not there:
+        names = " or ".join(run.latest.name for run in runs)
+        raise DataError(f"{folder}: no {names} in it; give the folder of a run with --checkpoint-dir")
+    return max(there, key=lambda run: run.latest.stat().st_mtime_ns)
 
 
 def choose_rows(args: argparse.Namespace, config: dict) -> pd.DataFrame:
@@ -124,61 +115,19 @@ def choose_rows(args: argparse.Namespace, config: dict) -> pd.DataFrame:
     return table.iloc[choose_cases(table, args.cases, seed=args.seed)]
 
 
-def predict_case(row: pd.Series, model, image_size: int, device) -> Case:
-    """Predict one row at its analysed frame and score it at the frame's own size."""
-    frame = read_frame(row["cine_path"], int(row["frame_index"]))
-    size, view_deg = frame.shape[:2], (float(row["primary_angle"]), float(row["secondary_angle"]))
-    probability = predict_vessels(model, frame, view_deg=view_deg, image_size=image_size, device=device)
-    prediction, masks = probability >= THRESHOLD, read_frame_masks(row, size)
-    label, truth = masks["deepsa"], masks.get("truth")
-    return Case(
-        title=f"{row['patient_id']}  {row['vessel_pattern']}\n{view_text(view_deg)}",
-        frame=frame,
-        label=label,
-        truth=truth,
-        prediction=prediction,
-        dice_deepsa=dice(prediction, label),
-        dice_truth=None if truth is None else dice(prediction, truth),
-    )
-
-
-def draw_preview(cases: Sequence[Case], history: Sequence[dict], title: str) -> Figure:
-    """Return the figure: history above, one row of pictures per case in the order given."""
-    with_truth = any(case.truth is not None for case in cases)
-    columns = ["frame", "DeepSA label", "prediction", "prediction against label"]
-    columns += ["prediction against truth"] * with_truth
-    rows = [_case_pictures(case, with_truth) for case in cases]
-    captions = [_case_captions(case, with_truth) for case in cases]
-    room = CURVES_INCHES + 0.9 if history else 0.0
-    figure = gallery_figure(rows, columns, [case.title for case in cases], title=title, captions=captions,
-                            legend=LEGEND, room_above_inches=room)
-    if history:
-        _draw_history(figure, history)
+def draw_preview(view, cases: Sequence, history: Sequence[dict], title: str) -> Figure:
+    """Return the figure: history above, one row of pictures per case in the order given. view: of `VIEWS`."""
+    panels = {name: [field for field in fields if any(line.get(field) is not None for line in history)]
+              for name, fields in view.PANELS.items()}
+    panels = {name: fields for name, fields in panels.items() if fields}
+    figure = gallery_figure(row_titles=[case.title for case in cases], title=title, **view.arrange(cases),
+                            room_above_inches=CURVES_INCHES + 0.9 if panels else 0.0)
+    _draw_history(figure, history, panels)
     return figure
 
 
-def _case_pictures(case: Case, with_truth: bool) -> list[np.ndarray | None]:
-    frame = thumbnail(case.frame)
-    pictures = [frame, mask_overlay(case.frame, case.label, SKY_BLUE),
-                mask_overlay(case.frame, case.prediction, VERMILION),
-                agreement_overlay(case.frame, case.label, case.prediction)]
-    if with_truth:
-        pictures.append(
-            None if case.truth is None else agreement_overlay(case.frame, case.truth, case.prediction)
-        )
-    return pictures
-
-
-def _case_captions(case: Case, with_truth: bool) -> list[str]:
-    truth = "no true mask" if case.dice_truth is None else f"Dice {case.dice_truth:.3f} against truth"
-    return ["", "", "", f"Dice {case.dice_deepsa:.3f} against label"] + ([truth] if with_truth else [])
-
-
-def _draw_history(figure: Figure, history: Sequence[dict]) -> None:
-    """Draw the panels of which the history has a field into the room above the gallery."""
-    panels = {title: [field for field in fields if any(line.get(field) is not None for line in history)]
-              for title, fields in PANELS.items()}
-    panels = {title: fields for title, fields in panels.items() if fields}
+def _draw_history(figure: Figure, history: Sequence[dict], panels: dict[str, list[str]]) -> None:
+    """Draw `panels`, title to fields of the history, into the room above the gallery."""
     height = figure.get_figheight()
     for number, (title, fields) in enumerate(panels.items()):
         left, width = 0.05 + number * 0.95 / len(panels), 0.95 / len(panels) - 0.05
@@ -194,31 +143,18 @@ def _draw_history(figure: Figure, history: Sequence[dict]) -> None:
         axis.legend(fontsize=8)
 
 
-def describe(cases: Sequence[Case], checkpoint: dict) -> str:
-    """Return the one line of figures."""
-    line = (
-        f"epoch {checkpoint['epoch']}, step {checkpoint['global_step']}: on these {len(cases)} cases mean "
-        f"Dice against labels {np.mean([case.dice_deepsa for case in cases]):.3f}"
-    )
-    truths = [case.dice_truth for case in cases if case.dice_truth is not None]
-    return line + (f", against truth {np.mean(truths):.3f} ({len(truths)} cases)" if truths else "")
-
-
-def preview(args: argparse.Namespace, rows: pd.DataFrame | None) -> pd.DataFrame:
-    """Draw the checkpoint as it is now; return the cases' rows, to be used again."""
-    device, files = choose_device(args.device), RunFiles(args.checkpoint_dir, STAGE)
-    model, checkpoint = load_latest(files.latest, device)
+def preview(args: argparse.Namespace, files: RunFiles, rows: pd.DataFrame | None) -> pd.DataFrame:
+    """Draw the run's checkpoint as it is now; return the cases' rows, to be used again."""
+    answer, checkpoint = load_latest(files.latest, choose_device(args.device))
     rows = choose_rows(args, checkpoint["config"]) if rows is None else rows
-    image_size = checkpoint["config"]["image_size"]
-    cases = [predict_case(row, model, image_size, device)
+    view = VIEWS[files.stage]
+    cases = [view.predict_case(row, answer)
              for _, row in tqdm(rows.iterrows(), total=len(rows), desc="cases", unit="frame", leave=False)]
-    # Worst first, by the better yardstick where every case has it.
-    by_truth = all(case.dice_truth is not None for case in cases)
-    cases.sort(key=lambda case: case.dice_truth if by_truth else case.dice_deepsa)
-    line = describe(cases, checkpoint)
-    order = f"worst first by Dice against {'truth' if by_truth else 'labels'}"
-    out = args.out or args.checkpoint_dir / PREVIEW
-    figure = draw_preview(cases, read_history(files.history), f"{line}\n{order}")
+    cases, order = view.order(cases)
+    line = (f"{files.stage}, epoch {checkpoint['epoch']}, step {checkpoint['global_step']}: on these {len(cases)} "
+            f"cases {view.describe(cases)}")
+    out = args.out or files.picture("preview")
+    figure = draw_preview(view, cases, read_history(files.history), f"{line}\n{order}")
     save_figure_atomic(figure, out, dpi=DPI)
     print(f"{line}; {out}", flush=True)
     return rows
@@ -226,13 +162,18 @@ def preview(args: argparse.Namespace, rows: pd.DataFrame | None) -> pd.DataFrame
 
 def watch(args: argparse.Namespace) -> None:
     """Draw now, and with --watch again whenever the checkpoint has changed, until Ctrl-C."""
-    latest, rows, drawn = RunFiles(args.checkpoint_dir, STAGE).latest, None, None
+    drawn, rows = None, {}
     while True:
-        stamp = latest.stat().st_mtime_ns if latest.exists() else None
-        if stamp is None and args.watch:
-            print(f"{latest} is not there yet; looking again every {args.watch:g} s", flush=True)
-        elif stamp != drawn or not args.watch:
-            rows, drawn = preview(args, rows), stamp
+        try:
+            files = newest_run(args.checkpoint_dir, args.stage)
+        except DataError as error:
+            if not args.watch:
+                raise
+            print(f"{error}\nlooking again every {args.watch:g} s", flush=True)
+        else:
+            stamp = (files.latest, files.latest.stat().st_mtime_ns)
+            if stamp != drawn:
+                rows[files.stage], drawn = preview(args, files, rows.get(files.stage)), stamp
         if not args.watch:
             return
         time.sleep(args.watch)
@@ -240,16 +181,12 @@ def watch(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    try:
-        watch(args)
-    except KeyboardInterrupt:
-        if args.watch:      # the way to end it
-            return 0
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    except (DataError, CheckpointError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with clean_exit("stopped; nothing was written", also=(ValueError,)):
+        try:
+            watch(args)
+        except KeyboardInterrupt:
+            if not args.watch:      # with it, this is the way to end
+                raise
     return 0
 
 

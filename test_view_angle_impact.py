@@ -2,32 +2,35 @@
 
     python test_view_angle_impact.py --data-csv data.csv
     python test_view_angle_impact.py --data-csv data.csv --checkpoint runs/a/phase1_deepsa_best.pth --limit 99
+    python test_view_angle_impact.py --data-csv data.csv --checkpoint runs/a/phase2_cass_best.pth
+    python test_view_angle_impact.py --data-csv data.csv --checkpoint runs/a/phase2_cass_best.pth \\
+        --compare runs/no_view/phase2_cass_best.pth
 
 Three questions, on frames of --split:
   embeddings    are different angles different to the view encoder?
-  predictions   how far does the mask of a frame change when it is told each of the 9 x 9 angles?
-  accuracy      is the mask better with the true angles than with another patient's, one axis alone, or none?
+  predictions   how far does the answer for a frame change when it is told each of the 9 x 9 angles?
+  accuracy      is it better with the true angles than with another patient's, one axis alone, or none?
 
-Writes view_angle_impact.png and view_angle_impact.json to --out. Phase 1 is expected to be nearly blind to
-angles.
+The answer is the vessel mask of a phase 1 checkpoint, expected to be nearly blind to angles, and the names of
+segments of a phase 2 checkpoint: pointed (which segment is this one? its mask is given), blind (which one was
+analysed?) and, with true CASS maps, every vessel pixel. For phase 2 two more:
+  probe         can the image alone give the view away, and the angles alone the segment?
+  --compare     what were the angles worth in training? The other model is one trained with --no-use-view.
+
+Writes view_angle_impact.png and view_angle_impact.json to --out.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
-from data.cine import read_frame
 from data.errors import DataError
-from data.masks import read_frame_masks
 from data.paths import parse_path_maps
-from data.schema import load_table
-from models.deepsa_model import load_deepsa_model
+from data.schema import load_table, select_split
+from models.loading import load_model
 from utils.arguments import (
     HelpFormatter,
     add_data_arguments,
@@ -37,29 +40,36 @@ from utils.arguments import (
 )
 from utils.cases import choose_cases
 from utils.checkpoint import CheckpointError
-from utils.drawing import GREEN, SKY_BLUE, VERMILION, agreement_overlay
+from utils.entry import clean_exit
 from utils.files import save_figure_atomic, write_text_atomic
 from utils.history import to_json
-from utils.prediction import SHIPPED_CHECKPOINT, THRESHOLD
-from utils.prediction_report import describe_checkpoint, view_text
-from utils.view_impact import (EncodedFrame, compare_over_grid, condition_views, describe_similarity,
-                               draw_other_views, grid_views, score_conditions, summarise_conditions)
+from utils.prediction import SHIPPED_CHECKPOINT
+from utils.prediction_report import describe_checkpoint
+from utils.view_impact import describe_similarity, grid_views, measure_masks, summarise_conditions
+from utils.view_impact_cass import (NamingModel, choose_grid_rows, compare_models, describe_case,
+                                    measure_at_true_angles, measure_frames, summarise_names)
+from utils.view_impact_cass_figure import draw_names_impact
+from utils.view_impact_cass_words import judge_names
 from utils.view_impact_figure import draw_impact, judge
+from utils.view_probe import LEAST_TRAIN_ROWS, name_by_habit, probe_backbone
 
+NAMES_STAGE = "phase2_cass"
+# A share of frames that are right has a wider interval than a mean Dice.
+DEFAULT_LIMIT = {"phase1_deepsa": 48, NAMES_STAGE: 200}
 WITHOUT_VIEW = (
     "Verdict: blind. This model was trained without view angles (--no-use-view), so its predictions "
     "cannot depend on them."
 )
-EXAMPLE_LEGEND = {"both": GREEN, "only at the other angle": VERMILION, "only at the true angle": SKY_BLUE}
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add_data_arguments(parser)
-    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_CHECKPOINT, help="weights of stage 1")
+    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_CHECKPOINT, help="weights of stage 1 or 2")
     parser.add_argument("--split", choices=("train", "val", "all"), default="val", help="rows to measure on")
     parser.add_argument(
-        "--limit", type=positive_int, default=48, help="frames at most, spread over patients; accuracy"
+        "--limit", type=positive_int, default=None,
+        help="frames at most, spread over patients; without it 48 for phase 1 and 200 for phase 2",
     )
     parser.add_argument(
         "--grid-frames", type=positive_int, default=6, help="of these, frames decoded at all 81 angles"
@@ -67,86 +77,80 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the choice of frames and of the shuffled angles"
     )
+    names = parser.add_argument_group("phase 2")
+    names.add_argument("--compare", type=Path, default=None, metavar="CHECKPOINT",
+                       help="another phase 2 model, measured at the true angles on the same frames")
+    names.add_argument("--probe", action=argparse.BooleanOptionalAction, default=True,
+                       help="fit angles to image features of training rows and try them on --split val")
+    names.add_argument("--probe-rows", type=positive_int, default=600,
+                       help="training rows at most, spread over patients, for the probe")
     parser.add_argument("--out", type=Path, default=Path("outputs/view_angles"), help="folder to write to")
     add_device_argument(parser)
     return parser
 
 
-def choose_frames(args: argparse.Namespace) -> tuple[pd.DataFrame, int]:
-    """Return up to --limit rows whose angles are both known, and how many were left out for that."""
-    split = None if args.split == "all" else args.split
-    table = load_table(args.data_csv, args.data_root, parse_path_maps(args.path_map), split)
-    known = table[table[["primary_angle", "secondary_angle"]].notna().all(axis=1)].reset_index(drop=True)
+def load_rows(args: argparse.Namespace) -> pd.DataFrame:
+    """Return all rows of the CSV, checked."""
+    return load_table(args.data_csv, args.data_root, parse_path_maps(args.path_map))
+
+
+def with_angles(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows whose angles are both known."""
+    return table[table[["primary_angle", "secondary_angle"]].notna().all(axis=1)].reset_index(drop=True)
+
+
+def choose_frames(table: pd.DataFrame, limit: int, args: argparse.Namespace) -> pd.DataFrame:
+    """Return up to `limit` rows of --split whose angles are both known."""
+    known = with_angles(select_split(table, args.split))
     if known["patient_id"].nunique() < 2:
         raise DataError(
             f"{args.data_csv}: split {args.split} has {known['patient_id'].nunique()} patients with both "
             "view angles; shuffling angles between patients takes two or more"
         )
-    return known.iloc[choose_cases(known, args.limit, seed=args.seed)].reset_index(drop=True), len(
-        table
-    ) - len(known)
+    return known.iloc[choose_cases(known, limit, seed=args.seed)].reset_index(drop=True)
 
 
-def draw_example(frame: np.ndarray, encoded: EncodedFrame, view_deg, grid_dice: np.ndarray) -> dict:
-    """Return the picture of the mask at the true angle against that at the angle that changes it most."""
-    worst = grid_views()[np.argmin(grid_dice)]
-    own, other = encoded.probabilities(np.array([view_deg, worst])) >= THRESHOLD
-    against = f"against {view_text(worst)}, Dice {grid_dice.min():.4f}"
-    title = f"most changed case: {view_text(view_deg)} (true)\n{against}"
-    return {"picture": agreement_overlay(frame, own, other), "title": title, "legend": EXAMPLE_LEGEND}
-
-
-def measure(
-    model, image_size: int, table: pd.DataFrame, args: argparse.Namespace, device: torch.device
-) -> dict:
-    """Return `scores` (one per frame), `grid` (`dice`, `change`, (frames, 9, 9)) and the `example`."""
-    views = table[["primary_angle", "secondary_angle"]].to_numpy(dtype=np.float64)
-    others = draw_other_views(views, table["patient_id"], seed=args.seed)
-    scores, grids, example = [], [], None
-    for position, row in tqdm(table.iterrows(), total=len(table), desc="angles", unit="frame"):
-        frame = read_frame(row["cine_path"], int(row["frame_index"]))
-        encoded = EncodedFrame(model, frame, image_size=image_size, device=device)
-        labels = read_frame_masks(row, frame.shape[:2])
-        scores.append(score_conditions(encoded, condition_views(views[position], others[position]), labels))
-        if len(grids) < args.grid_frames:
-            grids.append(compare_over_grid(encoded, views[position]))
-            if grids[-1]["dice"].min() <= min(grid["dice"].min() for grid in grids):
-                example = draw_example(frame, encoded, views[position], grids[-1]["dice"])
-    grid = {name: np.stack([one[name] for one in grids]) for name in ("dice", "change")}
-    return {"scores": scores, "grid": grid, "example": example}
+def count_rows(rows: pd.DataFrame, table: pd.DataFrame, args: argparse.Namespace) -> dict:
+    """Return how many frames and patients were measured, and how many rows have no angles."""
+    split = select_split(table, args.split)
+    return {"n_frames": len(rows), "n_patients": rows["patient_id"].nunique(),
+            "rows_without_angles": len(split) - len(with_angles(split))}
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, draw, write and say."""
     device = choose_device(args.device)
-    model, checkpoint = load_deepsa_model(args.checkpoint, device)
+    model, checkpoint = load_model(args.checkpoint, device)
     record = {"checkpoint": describe_checkpoint(args.checkpoint, checkpoint), "data_csv": str(args.data_csv),
               "split": args.split, "uses_view": model.view_encoder is not None}
     if model.view_encoder is None:
         record["verdict"] = {"level": "blind", "sentences": [WITHOUT_VIEW]}
     else:
-        record |= run_measurements(model, checkpoint, args, device)
+        run_stage = run_names if checkpoint["stage"] == NAMES_STAGE else run_masks
+        limit = args.limit or DEFAULT_LIMIT[checkpoint["stage"]]
+        record |= run_stage(model, checkpoint, limit, args, device)
     write_text_atomic(args.out / "view_angle_impact.json", to_json(record, indent=2) + "\n")
     print(*record["verdict"]["sentences"], f"written to {args.out}", sep="\n")
 
 
-def run_measurements(model, checkpoint: dict, args: argparse.Namespace, device: torch.device) -> dict:
-    """Measure a model that takes angles, save the figure, and return what goes into the JSON."""
-    table, without_angles = choose_frames(args)
+def run_masks(model, checkpoint: dict, limit: int, args: argparse.Namespace, device: torch.device) -> dict:
+    """Measure the masks of a phase 1 model, save the figure, and return what goes into the JSON."""
+    if args.compare:
+        raise ValueError(f"--compare is for phase 2; {args.checkpoint} is of phase 1")
+    table = load_rows(args)
+    rows = choose_frames(table, limit, args)
     similarity = describe_similarity(model.view_encoder, device)
-    measured = measure(model, checkpoint["config"]["image_size"], table, args, device)
-    summary = summarise_conditions(measured["scores"], table["patient_id"].tolist())
+    image_size = checkpoint["config"]["image_size"]
+    measured = measure_masks(model, rows, image_size=image_size, grid_frames=args.grid_frames, seed=args.seed,
+                             device=device)
+    summary = summarise_conditions(measured["scores"], rows["patient_id"].tolist())
     grid = measured["grid"]
     verdict = judge(similarity["figures"], grid, summary)
-    patients = table["patient_id"].nunique()
-    title = (f"Impact of view angles: {args.checkpoint.name}, {len(table)} frames of {patients} patients "
-             f"({args.split}), {len(grid['dice'])} of them at all 81 angles")
-    figure = draw_impact(similarity, grid, summary, measured["example"], verdict["sentences"], title)
+    figure = draw_impact(similarity, grid, summary, measured["example"], verdict["sentences"],
+                         figure_title(rows, len(grid["dice"]), args))
     save_figure_atomic(figure, args.out / "view_angle_impact.png")
     return {
-        "n_frames": len(table),
-        "n_patients": patients,
-        "rows_without_angles": without_angles,
+        **count_rows(rows, table, args),
         "embedding_cosine": similarity["figures"],
         "conditions": summary,
         "verdict": verdict,
@@ -160,18 +164,79 @@ def run_measurements(model, checkpoint: dict, args: argparse.Namespace, device: 
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def figure_title(rows: pd.DataFrame, grid_frames: int, args: argparse.Namespace) -> str:
+    return (f"Impact of view angles: {args.checkpoint.name}, {len(rows)} frames of "
+            f"{rows['patient_id'].nunique()} patients ({args.split}), {grid_frames} of them at all 81 angles")
+
+
+def run_names(model, checkpoint: dict, limit: int, args: argparse.Namespace, device: torch.device) -> dict:
+    """Measure the names of a phase 2 model, save the figure, and return what goes into the JSON."""
+    naming = NamingModel(model, checkpoint["config"]["image_size"], device)
+    other = load_other(args, model.classes, device) if args.compare else None
+    table = load_rows(args)
+    named = table[table["cass_segment"].isin(model.classes)].reset_index(drop=True)
+    rows = choose_frames(named, limit, args)
+    grid_rows = choose_grid_rows(rows, args.grid_frames, seed=args.seed)
+    similarity = describe_similarity(model.view_encoder, device)
+    found = measure_frames(naming, rows, grid_rows=grid_rows, seed=args.seed)
+    summary, patients = summarise_names(found, rows), rows["patient_id"].tolist()
+    train, why_no_probe = choose_probe_rows(named, args)
+    extra = {} if train is None else {"habit": name_by_habit(train, rows)}
+    models = [(naming, found["features"], "probe")]
+    if other is not None:
+        found_by_other = measure_at_true_angles(other, rows)
+        extra["compared"] = compare_models(found["scores"], found_by_other["scores"], patients)
+        models.append((other, found_by_other["features"], "other_probe"))
+    for one, features, key in models if train is not None else ():
+        extra[key] = probe_backbone(one.model, {"train": train, "val": rows}, features, image_size=one.image_size,
+                                    device=device)
+    verdict = judge_names(summary, similarity["figures"], **extra, unknown_share=unknown_share(table))
+    figure = draw_names_impact(similarity, summary, found["cases"], extra.get("probe"), verdict["sentences"],
+                               figure_title(rows, len(grid_rows), args))
+    save_figure_atomic(figure, args.out / "view_angle_impact.png")
+    return {
+        **count_rows(rows, named, args), "rows_of_other_segments": len(table) - len(named),
+        "compare": str(args.compare) if args.compare else None, "no_probe": why_no_probe,
+        "train_rows_share_without_angles": unknown_share(table),
+        "embedding_cosine": similarity["figures"], **summary, **extra, "verdict": verdict,
+        "cases": [describe_case(case, rows) for case in found["cases"]],
+    }
+
+
+def unknown_share(table: pd.DataFrame) -> float:
+    """Return the share of the training rows that lack an angle; 1 when there are none to judge by."""
+    train = table[table["split"] == "train"]
+    return 1 - len(with_angles(train)) / len(train) if len(train) else 1.0
+
+
+def load_other(args: argparse.Namespace, classes: Sequence[int], device: torch.device) -> NamingModel:
+    """Return the model of --compare; CheckpointError unless it names the same segments."""
+    model, checkpoint = load_model(args.compare, device)
+    if checkpoint["stage"] != NAMES_STAGE:
+        raise CheckpointError(f"--compare {args.compare}: of stage {checkpoint['stage']!r}, allowed is {NAMES_STAGE!r}")
+    if set(model.classes) != set(classes):
+        raise CheckpointError(f"--compare {args.compare}: its segments are {sorted(model.classes)}, those of "
+                              f"{args.checkpoint} {sorted(classes)}; compare models of the same --classes")
+    return NamingModel(model, checkpoint["config"]["image_size"], device)
+
+
+def choose_probe_rows(table: pd.DataFrame, args: argparse.Namespace) -> tuple[pd.DataFrame | None, str | None]:
+    """Return training rows for the probe, or None and why there are none."""
+    known = with_angles(table[table["split"] == "train"])
+    if not args.probe:
+        return None, "--no-probe"
+    if args.split != "val":
+        return None, f"it is fitted on training rows, so it cannot be judged on --split {args.split}"
+    if len(known) < LEAST_TRAIN_ROWS:
+        return None, f"{len(known)} training rows with both angles; it takes {LEAST_TRAIN_ROWS}"
+    return known.iloc[choose_cases(known, args.probe_rows, seed=args.seed)].reset_index(drop=True), None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    try:
+    with clean_exit("stopped; nothing was written", also=(ValueError,)):
         run(args)
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    except (DataError, CheckpointError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -23,27 +23,20 @@ import functools
 import os
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from data.cass import SEGMENTS, choose_classes, classes_without_rows
-from data.dataset import box_of
 from models.cass_model import NEW_PARTS, CassOutput, build_cass_model
-from utils.cass_prediction import (
-    FramePrediction, blind_box_of_map, blind_probs_of_map, frame_prediction, pointed_probs, region_of_box,
-    region_of_point,
-)
+from utils.cass_evaluation import answers, draw_answers, summarise_answers
+from utils.cass_prediction import frame_prediction
 from utils.checkpoint import CheckpointError, load_checkpoint, load_part_of_weights, load_weights
 from utils.entry import clean_exit
-from utils.classification import (
-    ap50, box_iou, per_class_table, save_confusion_matrix, summarise_classification,
-)
 from utils.losses import bce_loss, soft_dice_loss, vessel_losses
-from utils.metrics import mask_scores, summarise_records
+from utils.metrics import mask_scores
 from utils.run_files import RunFiles
-from utils.segment_losses import box_loss, name_loss
-from utils.segment_scores import score_segments, summarise_segment_scores
+from utils.segment_losses import box_loss, name_loss, weak_name_loss
+from utils.segment_scores import score_segments
 from utils.segments import name_map
 from utils.stage import (
     Stage, check_image_size_of, describe_parent, launch_stage, load_tables, parse_stage_arguments, stage_parser,
@@ -52,6 +45,7 @@ from utils.stage import (
 STAGE, PARENT_STAGE = "phase2_cass", "phase1_deepsa"
 MASTER_PORT = 12356
 VESSEL_WEIGHTS = dict(bce=0.5, dice=0.5)
+WEAK_NAMES_WEIGHT = 0.5  # of the mean tree's names by those of the annotation; not tuned
 SEGMENTATION_WEIGHT, CLASSIFICATION_WEIGHT, BOX_WEIGHT = 0.3, 0.5, 0.2
 VIEW_PARTS = ("view_encoder.", "fusion.")  # what a model trained with --no-use-view leaves behind
 
@@ -93,7 +87,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="the segments to tell apart: design (14 CASS segments, and any other in the data), data (those that "
              "occur in it), or a list of CASS numbers and SYNTAX names such as 1,2,3,'SYNTAX 12a'",
     )
+    parser.add_argument(
+        "--use-atlas", action=argparse.BooleanOptionalAction, default=True,
+        help="train the map's names outside the annotated segment on where a mean coronary tree, laid on it at the "
+             "frame's angles, expects the others (data/atlas.py)",
+    )
+    parser.add_argument(
+        "--view-dropout", type=float, default=0.1, metavar="P",
+        help="hide each angle of a training row with this probability, so that the model learns to do without",
+    )
     args = parse_stage_arguments(parser, arguments)
+    if not 0 <= args.view_dropout < 1:
+        parser.error(f"--view-dropout {args.view_dropout}: allowed is 0 to below 1")
     if args.sam3_checkpoint is not None:
         parser.error("--sam3-checkpoint is for stage 1; stage 2 starts from its checkpoint, --init-from")
     if args.init_from is None:
@@ -169,6 +174,8 @@ def cass_losses(task: Task, output: CassOutput, batch: dict) -> dict[str, torch.
     pooled = F.cross_entropy(output.class_logits.float(), index, reduction="none")
     box = box_loss(output.box, batch["box"])
     analysed = bce_loss(output.analysed_logits, inside) + 0.5 * soft_dice_loss(output.analysed_logits, inside)
+    if "weak_names" in batch:
+        names = names + WEAK_NAMES_WEIGHT * weak_name_loss(output.name_logits, index, batch["weak_names"], outside)
     classification = task.class_weights().to(device)[index] * (pooled + names)
     loss = (
         SEGMENTATION_WEIGHT * segmentation["loss"] + CLASSIFICATION_WEIGHT * classification
@@ -216,69 +223,7 @@ def score_batch(task: Task, model: torch.nn.Module, batch: dict) -> list[dict[st
     return records
 
 
-def answers(prediction: FramePrediction, segment: np.ndarray, class_index: int) -> dict[str, float]:
-    """What was asked of a frame and answered, as channels: `pointed` at the segment (H, W) bool, and `blind`."""
-    box, (height, width) = box_of(segment), segment.shape
-    low, high = box[:2] - box[2:] / 2, box[:2] + box[2:] / 2
-    corners = (low[0] * width, low[1] * height, high[0] * width - 1, high[1] * height - 1)
-    regions = {
-        "pointed": segment,
-        "pointed_box": region_of_box(prediction, corners),
-        "pointed_point": region_of_point(prediction, middle_of(segment)),
-    }
-    found = {name: int(pointed_probs(prediction, region).argmax()) for name, region in regions.items()}
-    return {
-        "class": class_index, **found,
-        "blind": int(prediction.class_probs.argmax()), "blind_probability": float(prediction.class_probs.max()),
-        "blind_map": int(blind_probs_of_map(prediction).argmax()),
-        "box_iou": box_iou(prediction.box, box), "box_iou_map": box_iou(blind_box_of_map(prediction), box),
-    }
-
-
-def middle_of(mask: np.ndarray) -> tuple[int, int]:
-    """The pixel (x, y) of a bool (H, W) mask that is nearest to its centre of mass: where one would click."""
-    pixels = np.argwhere(mask)
-    row, column = pixels[((pixels - pixels.mean(axis=0)) ** 2).sum(axis=1).argmin()]
-    return int(column), int(row)
-
-
-QUESTIONS = {  # field of a record -> what it answers
-    "pointed": "pointed at by its mask", "pointed_box": "pointed at by its box",
-    "pointed_point": "pointed at by a point", "blind": "blind, pooled head", "blind_map": "blind, map",
-}
-
-
-def summarise(task: Task, records: list[dict], table) -> dict:
-    """Metrics over all frames, flat, with 95 % intervals over patients."""
-    patients = table["patient_id"].tolist()
-    own = [patients[record["row"]] for record in records]
-    plain = [key for key in records[0] if not key.startswith("segments_") and key not in ("class", "blind_probability")]
-    means = [{key: record[key] for key in plain if key in record and key not in QUESTIONS} for record in records]
-    metrics = summarise_records(means, patients)
-    truth = [record["class"] for record in records]
-    for question in QUESTIONS:
-        found = [record[question] for record in records]
-        metrics |= summarise_classification(truth, found, own, task.classes, question)
-    matches = [record["blind"] == record["class"] and record["box_iou"] >= 0.5 for record in records]
-    metrics["box_ap50"] = ap50([record["blind_probability"] for record in records], matches)
-    if "blind_ceiling" in table:
-        ceiling = [{"row": record["row"], "top1_blind_ceiling": table["blind_ceiling"].iloc[record["row"]]}
-                   for record in records]
-        metrics |= summarise_records(ceiling, patients)
-    return metrics | summarise_segment_scores(records, patients, task.classes)
-
-
-def draw(task: Task, records: list[dict], table, files: RunFiles) -> None:
-    """The confusion matrices of the two questions, as pictures."""
-    truth = [record["class"] for record in records]
-    for question in ("pointed", "blind"):
-        save_confusion_matrix(
-            files.picture(f"confusion_{question}"), truth, [record[question] for record in records], task.classes,
-            title=f"Which segment is it? {QUESTIONS[question]}, {len(records)} frames",
-        )
-
-
-def build_stage(task: Task) -> Stage:
+def build_stage(task: Task, args: argparse.Namespace) -> Stage:
     return Stage(
         name=STAGE,
         classes=task.classes,
@@ -300,9 +245,9 @@ def build_stage(task: Task) -> Stage:
         build_model=functools.partial(build_model, task),
         compute_loss=functools.partial(compute_loss, task),
         score_batch=functools.partial(score_batch, task),
-        summarise=functools.partial(summarise, task),
-        draw=functools.partial(draw, task),
-        dataset={"classes": task.classes},
+        summarise=functools.partial(summarise_answers, task.classes),
+        draw=functools.partial(draw_answers, task.classes),
+        dataset={"classes": task.classes, "atlas": args.use_atlas, "view_dropout": args.view_dropout},
         facts={"class_rows": list(task.rows)},
     )
 
@@ -314,7 +259,7 @@ def main() -> None:
         task = choose_task(args, tables)
         if not args.eval_only and int(os.environ.get("RANK", 0)) == 0:
             print(describe_classes(task, tables), flush=True)
-        launch_stage(build_stage(task), args, tables)
+        launch_stage(build_stage(task, args), args, tables)
 
 
 if __name__ == "__main__":

@@ -76,15 +76,15 @@ def draw_change(rng: np.random.Generator) -> Change:
 
 
 def augment(
-    image: np.ndarray, coverage: np.ndarray, rng: np.random.Generator
+    image: np.ndarray, coverage: np.ndarray, rng: np.random.Generator, change: Change | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Change a square frame and its label or labels alike.
 
     image: uint8 (S, S, 3); coverage: uint8 (S, S) or (S, S, n), the share of each pixel that is vessel, 255 =
     all. Returns float32 (S, S, 3) in [0, 1] and uint8 of the shape of `coverage`. All randomness comes from
-    `rng`.
+    `rng`: the change unless one is given, and the noise.
     """
-    change = draw_change(rng)
+    change = draw_change(rng) if change is None else change
     # Shaded first: brightness would lift the black that comes in from outside.
     image, coverage = move(shade(image, change), coverage, change)
     image = image.astype(np.float32)

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from data.angles import parse_angle
-from data.cass import SEGMENTS
+from data.cass import SEGMENTS, parse_segment
 from data.cine import cine_shape, read_frame
 from data.contours import POLYLINES, Contours, read_contours
 from data.errors import DataError, Fault
 from data.masks import read_label_map, read_mask
+from data.text import whole_number
 
 SPLITS = ("train", "val")
 PHASES = ("PRE", "FINAL", "EVENT")
@@ -24,10 +25,9 @@ WORD_COLUMNS = ("patient_id", "vessel_pattern", "phase", "vessel_name", "split")
 PATH_COLUMNS = ("cine_path", "contours_path", "vessel_mask_actual_path", "deepsa_pseudo_label_path")
 REQUIRED_COLUMNS = (*WORD_COLUMNS, *PATH_COLUMNS, "frame_index", "cass_segment", "cass_segment_original")
 ANGLE_COLUMNS = {"primary_angle": "primary", "secondary_angle": "secondary"}
-NUMBER_COLUMNS = ("MLD_mm", "diameter_stenosis_pct", "lesion_length_mm")
+NUMBER_COLUMNS = ("MLD_mm", "diameter_stenosis_pct", "lesion_length_mm", "blind_ceiling")
 OPTIONAL_PATH_COLUMNS = ("true_vessel_mask_path", "true_cass_map_path", "true_lesions_path")
 OPTIONAL_COLUMNS = (*ANGLE_COLUMNS, *NUMBER_COLUMNS, *OPTIONAL_PATH_COLUMNS)
-CASS_ALLOWED = f"allowed: {min(SEGMENTS)} to {max(SEGMENTS)} (the CASS segments of data/cass.py)"
 
 ANGLE_DISAGREES_DEG = 1.0  # Medis rounds to whole degrees, DICOM has tenths
 CENTERLINE_IN_MASK = 0.8
@@ -91,30 +91,30 @@ def _check_words(row: RowCheck) -> None:
 
 
 def _check_numbers(row: RowCheck) -> None:
-    needed = {"frame_index": "allowed: a whole number, 0 for the first frame", "cass_segment": CASS_ALLOWED}
-    for column, allowed in needed.items():
-        value = row.record[column] = _whole_number(row.text(column))
-        if column in row.cells and value is None:
-            row.fault(column, f"not a whole number; {allowed}")
-    if row.record["cass_segment"] not in (None, *SEGMENTS):
-        row.fault("cass_segment", f"unknown CASS number; {CASS_ALLOWED}")
-    original = row.record["cass_segment_original"] = _whole_number(row.text("cass_segment_original"))
-    if "cass_segment_original" in row.cells and original not in SEGMENTS:
-        row.warn("cass_segment_original", f"not a CASS number; {CASS_ALLOWED}")
+    index = row.record["frame_index"] = whole_number(row.text("frame_index"))
+    if "frame_index" in row.cells and index is None:
+        row.fault("frame_index", "not a whole number; allowed: a whole number, 0 for the first frame")
+    _check_segment(row, "cass_segment", row.fault)
+    _check_segment(row, "cass_segment_original", row.warn)
     for column in set(NUMBER_COLUMNS) & set(row.cells):
         try:
             row.record[column] = float(row.text(column) or "nan")
         except ValueError:
             row.fault(column, "allowed: a number, or blank when it was not measured")
+    ceiling = row.record.get("blind_ceiling", math.nan)
+    if ceiling <= 0 or ceiling > 1:
+        row.fault("blind_ceiling", "allowed: a probability above 0 and at most 1, or blank")
 
 
-def _whole_number(text: str) -> int | None:
-    """`3`, and `3.0` as spreadsheets and pandas write it."""
+def _check_segment(row: RowCheck, column: str, complain: Callable[[str, str], None]) -> None:
+    """Put the CASS number into the record, None when the cell names no segment."""
+    row.record[column] = None
+    if column not in row.cells:
+        return
     try:
-        number = float(text)
-    except ValueError:
-        return None
-    return int(number) if number.is_integer() else None
+        row.record[column] = parse_segment(row.text(column))
+    except DataError as error:
+        complain(column, str(error))
 
 
 def _find_file(row: RowCheck, column: str) -> None:

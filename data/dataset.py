@@ -14,10 +14,13 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from data.augment import augment
+from data.atlas import place_tree, weak_names
+from data.augment import augment, draw_change
 from data.cine import read_frame
+from data.contours import read_contours
 from data.masks import mask_coverage, read_frame_masks, read_label_map, read_mask, resize_picture
 
+MAP_STRIDE = 4  # of the map of names, models/segment_heads.py
 SEGMENT_COVERAGE = 64  # of 255; at half a pixel, as for the labels, a thin segment would break into dots
 
 
@@ -25,13 +28,14 @@ class AngiogramDataset(Dataset):
     """One sample for each row of a table of `data.schema.load_table`.
 
     The frame is resized to a square of `image_size` pixels; a frame that is not square is stretched, as the
-    label is. With `augment`, the picture is a pure function of (`seed`, epoch, index): a resumed run sees the
+    label is. With `augment`, each angle is unknown with probability `view_dropout`, and the picture is a pure function of (`seed`, epoch, index): a resumed run sees the
     pictures that an unbroken one would have seen, whichever worker makes them.
     """
 
     def __init__(
         self, table: pd.DataFrame, *, image_size: int, augment: bool = False, seed: int = 0,
-        frame_masks: bool = False, classes: Sequence[int] | None = None,
+        frame_masks: bool = False, classes: Sequence[int] | None = None, atlas: bool = False,
+        view_dropout: float = 0.0,
     ):
         if augment and frame_masks:
             raise ValueError("frame_masks are those of the frame as it is; allowed: augment or frame_masks")
@@ -40,7 +44,9 @@ class AngiogramDataset(Dataset):
         self.table = table.reset_index(drop=True)
         self.image_size, self.augment, self.seed, self.frame_masks = image_size, augment, seed, frame_masks
         self.classes = None if classes is None else tuple(classes)
+        self.atlas, self.view_dropout = atlas, view_dropout
         self._rows = self.table.to_dict("records")
+        self._placed: dict[int, tuple | None] = {}  # row -> mean tree in its frame, as shares of the sides
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -52,7 +58,8 @@ class AngiogramDataset(Dataset):
         nan = unknown; `deepsa_mask` float32 (1, S, S) of 0 and 1; `row`, the position in the table. With
         `classes`, of the analysed segment: `segment_mask` float32 (1, S, S) of 0 and 1, `class_index` int64,
         its place in `classes`, and `box` float32 (4,), x_center, y_center, width and height as shares of the
-        side, all nan where nothing of it is in the picture. With `frame_masks` also `frame_deepsa_mask`, bool
+        side, all nan where nothing of it is in the picture. With `classes` and `atlas` also `weak_names`
+        float32 (K + 1, S / 4, S / 4), see `data.atlas.weak_names`; 0 without angles. With `frame_masks` also `frame_deepsa_mask`, bool
         (H, W) numpy at the frame's own size, `frame_truth_mask` where the row has one, and with both
         `frame_segment_mask` and, where the row has one, `frame_cass_map` uint8 (H, W).
         Raises DataError when a file has changed since the check.
@@ -65,7 +72,7 @@ class AngiogramDataset(Dataset):
         masks = [read_mask(row["deepsa_pseudo_label_path"])]
         if self.classes is not None:
             masks.append(read_mask(row["vessel_mask_actual_path"]))
-        image, coverage = self._network_input(frame, masks, index, epoch)
+        image, coverage, change = self._network_input(frame, masks, index, epoch)
         sample = {
             "image": image, "deepsa_mask": _as_mask(coverage[0] >= 128), "row": int(index),
             "view_deg": torch.tensor([row["primary_angle"], row["secondary_angle"]], dtype=torch.float32),
@@ -74,19 +81,53 @@ class AngiogramDataset(Dataset):
             segment = coverage[1] >= SEGMENT_COVERAGE
             sample |= {"segment_mask": _as_mask(segment), "box": torch.from_numpy(box_of(segment)),
                        "class_index": self.classes.index(row["cass_segment"])}
+        if self.augment and self.view_dropout:
+            # A stream of its own: with or without it, the pictures are the same.
+            hidden = np.random.default_rng([self.seed, epoch, index, 1]).random(2) < self.view_dropout
+            sample["view_deg"][torch.from_numpy(hidden)] = torch.nan
+        if self.atlas:
+            sample["weak_names"] = self._weak_names(index, frame.shape[:2], change)
         if self.frame_masks:
             sample |= self._frame_masks(row, frame.shape[:2])
         return sample
 
-    def _network_input(self, frame, masks, index, epoch) -> tuple[torch.Tensor, np.ndarray]:
-        size = (self.image_size, self.image_size)
+    def _network_input(self, frame, masks, index, epoch):
+        """image (3, S, S), coverage (n, S, S), and the change that was made to both, None for none."""
+        size, change = (self.image_size, self.image_size), None
         image = resize_picture(frame, size)
         coverage = np.stack([mask_coverage(mask, size) for mask in masks], axis=-1)
         if self.augment:
-            image, coverage = augment(image, coverage, np.random.default_rng([self.seed, epoch, index]))
+            rng = np.random.default_rng([self.seed, epoch, index])
+            change = draw_change(rng)
+            image, coverage = augment(image, coverage, rng, change)
         else:
             image = image.astype(np.float32) / np.float32(255)
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), coverage.transpose(2, 0, 1)
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), coverage.transpose(2, 0, 1), change
+
+    def _weak_names(self, index: int, frame_size: tuple[int, int], change) -> torch.Tensor:
+        """The mean tree laid on the analysed segment, changed as the picture was."""
+        if index not in self._placed:
+            self._placed[index] = self._place(self._rows[index], frame_size)
+        side = self.image_size // MAP_STRIDE
+        if self._placed[index] is None:
+            return torch.zeros(len(self.classes) + 1, side, side)
+        lines, mm_share = self._placed[index]
+        matrix = np.eye(2, 3) if change is None else change.matrix(self.image_size)
+        # Shares of the sides to px of the picture, changed, to px of the map; pixel centres at integers.
+        moved = [(cass_id, (line * self.image_size - 0.5) @ matrix[:, :2].T + matrix[:, 2]) for cass_id, line in lines]
+        on_map = [(cass_id, (line + 0.5) / MAP_STRIDE - 0.5) for cass_id, line in moved]
+        scale = 1.0 if change is None else change.scale
+        return torch.from_numpy(weak_names(on_map, self.classes, side, scale * side * mm_share))
+
+    def _place(self, row: dict, frame_size: tuple[int, int]) -> tuple | None:
+        contours = read_contours(row["contours_path"])
+        px_per_mm = float(contours.calibration.get("scale_factor") or np.nan)
+        view = (row["primary_angle"], row["secondary_angle"])
+        lines = place_tree(row["cass_segment"], view, contours.centerline, px_per_mm)
+        if lines is None:
+            return None
+        sides = np.array(frame_size[::-1])
+        return [(cass_id, (line + 0.5) / sides) for cass_id, line in lines], px_per_mm / sides.mean()
 
     def _frame_masks(self, row: dict, size: tuple[int, int]) -> dict:
         found = {f"frame_{name}_mask": mask for name, mask in read_frame_masks(row, size).items()}

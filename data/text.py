@@ -26,6 +26,15 @@ def decode_text(raw: bytes) -> str:
         return raw.decode("cp1252", errors="replace")
 
 
+def whole_number(text: str) -> int | None:
+    """`3`, and `3.0` as spreadsheets and pandas write it; None for anything else."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
+
+
 def read_csv(path: str | Path) -> tuple[list[str], list[CsvRow]]:
     """The header and the rows of a CSV with commas, semicolons or tabs; every cell stays text.
 

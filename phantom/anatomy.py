@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from phantom.growth import unit
 
-TABLE = Path(__file__).with_name("anatomy.csv")
+TABLE = Path(__file__).parents[1] / "data" / "anatomy.csv"
 LEFT, RIGHT = "left", "right"
 DIAMETER_SPREAD = {LEFT: 0.11, RIGHT: 0.15}  # SD by mean: LM 0.5 of 4.5 mm, LAD 0.4 of 3.7; RCA 0.6 of 3.9
 WOMEN_SMALLER, WOMEN = 0.91, 0.35

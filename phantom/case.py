@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from data.cass import SEGMENTS
 from phantom.carm import CArm
 from phantom.catheter import catheter_opacity, root_blush, wire_opacity
+from phantom.ceiling import RowCounts, blind_ceiling
 from phantom.contours import contours_record, lesion_records, measure, segment_mask, trace_segment
 from phantom.contours import POINTS as CONTOUR_POINTS
 from phantom.detector import Detector, draw_detector, take_picture
@@ -19,7 +21,7 @@ from phantom.labels import LABEL_PX, deepsa_label
 from phantom.masks import vessel_maps, visible_samples
 from phantom.plan import MISTAKEN_FOR, VESSEL
 from phantom.rendering import STEP_PX, lumen_strips, path_length
-from phantom.scene import PICTURE, Case, Scene, build_scene, generator
+from phantom.scene import CEILING, PICTURE, Case, Scene, build_scene, generator
 from phantom.thorax import draw_thorax
 from phantom.tree import Tree
 
@@ -38,11 +40,21 @@ MISSING_ANGLES, TEXT_ANGLES, FRENCH_CATHETERS, WRONG_FIRST_SEGMENT = 0.02, 0.04,
 WRONG_SPACING, WRONG_BY = 0.03, 2.0  # pixel spacings that disagree with the scale factor by up to two times
 
 
-def write_case(
-    directory: Path, seed: int, case: Case, trees: dict[str, Tree], size_px: int, frames: int
-) -> None:
+@dataclass(frozen=True)
+class Settings:
+    """What all rows of a data set share; `counts` are its rows by segment and phase."""
+
+    directory: Path
+    seed: int
+    size_px: int
+    frames: int
+    counts: RowCounts
+
+
+def write_case(settings: Settings, case: Case, trees: dict[str, Tree]) -> None:
     """Make one row and write its files; its record, written last, says that all of them are there."""
-    scene = build_scene(seed, case, trees, size_px, frames)
+    directory, seed, size_px = settings.directory, settings.seed, settings.size_px
+    scene = build_scene(seed, case, trees, size_px, settings.frames)
     rng = generator(seed, case.patient, PICTURE, case.number)
     detector = draw_detector(size_px, rng)
     cine, false_edges = render_cine(scene, detector, rng)
@@ -62,7 +74,21 @@ def write_case(
     write_png(directory / paths["true_vessel_mask_path"], truth)
     write_png(directory / paths["true_cass_map_path"], cass_map)
     write_json(directory / paths["true_lesions_path"], lesion_records(scene.tree, scene.lesions, scene.carm))
-    write_json(record_path(directory, case), _record(case, scene, measurements, paths, angles, rng))
+    record = _record(case, scene, measurements, paths, angles, rng)
+    write_json(record_path(directory, case), record | _ceiling(settings, case, scene))
+
+
+def add_ceiling(settings: Settings, case: Case, trees: dict[str, Tree]) -> None:
+    """Give a finished case, made before there were ceilings, its own; its other files stay as they are."""
+    scene = build_scene(settings.seed, case, trees, settings.size_px, settings.frames)
+    record = read_record(settings.directory, case)
+    write_json(record_path(settings.directory, case), record | _ceiling(settings, case, scene))
+
+
+def _ceiling(settings: Settings, case: Case, scene: Scene) -> dict:
+    """Drawn from a generator of its own, so that the picture does not depend on it."""
+    rng = generator(settings.seed, case.patient, CEILING, case.number)
+    return {"blind_ceiling": round(blind_ceiling(scene, settings.counts, rng), 4)}
 
 
 def render_cine(
@@ -189,7 +215,7 @@ def _contours(
         trace,
         measurements,
         scale,
-        segment_name=VESSEL[case.cass_id].segment,
+        segment_name=SEGMENTS[case.cass_id].name,
         frame_index=scene.frame_index,
         catheter=float(guide.french) if rng.random() < FRENCH_CATHETERS else guide.outer_mm,
         spacing_mm=stored_spacing(scene.carm.spacing_mm, rng),

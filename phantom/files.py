@@ -31,6 +31,7 @@ COLUMNS = (
     "true_vessel_mask_path",
     "true_cass_map_path",
     "true_lesions_path",
+    "blind_ceiling",
 )
 FORMAT = 2
 

@@ -13,6 +13,7 @@ WORST_DS, MILD_DS, RESIDUAL_DS, EVENT_DS = (50.0, 88.0), (12.0, 42.0), (3.0, 22.
 LESION_MM = (6.0, 22.0)
 LARGEST_SHARE = 0.45  # of its segment's length
 EVENT_MM = (3.0, 14.0)  # shorter, to find room beside the treated lesion
+MOST_OTHERS = 3  # milder lesions elsewhere in a tree
 EVENT_TRIES = 80  # draws of a new lesion until one lies clear of the treated one
 LESION_SEGMENTS = (
     1,
@@ -76,7 +77,7 @@ def draw_disease(tree: Tree, cass_id: int, rng: np.random.Generator) -> tuple[Le
     """Before treatment: the worst lesion, in the analysed segment, and milder ones elsewhere in the tree."""
     worst = draw_lesion(tree, cass_id, WORST_DS, rng)
     others = sorted((set(tree.cass_id.tolist()) & set(LESION_SEGMENTS)) - {cass_id})
-    chosen = rng.permutation(others)[: rng.integers(0, 4)] if others else []
+    chosen = rng.permutation(others)[: rng.integers(0, MOST_OTHERS + 1)] if others else []
     limit = min(MILD_DS[1], worst.stenosis_pct - 8)
     return worst, tuple(draw_lesion(tree, int(segment), (MILD_DS[0], limit), rng) for segment in chosen)
 

@@ -11,50 +11,36 @@ from typing import NamedTuple
 
 import numpy as np
 
-USER_ROWS = {
-    1: 42,
-    2: 126,
-    3: 28,
-    4: 38,
-    12: 87,
-    13: 192,
-    14: 19,
-    15: 55,
-    16: 13,
-    18: 26,
-    19: 65,
-    20: 29,
-    21: 14,
-    28: 14,
-}
+from data.cass import CLASS_IDS, SEGMENTS
+
+USER_ROWS = {cass_id: SEGMENTS[cass_id].user_rows for cass_id in CLASS_IDS}
 USER_PATIENTS = 300  # so many give the user's 748 rows with about 2.5 rows each
 VAL_SHARE = 227 / 748
 PHASES = ("PRE", "FINAL", "EVENT")
 
 
 class Vessel(NamedTuple):
-    """A segment in the words of the CSV and of the contours JSON."""
+    """A segment in the words of the CSV: its `vessel_name` and `vessel_pattern`."""
 
     name: str
     pattern: str
-    segment: str
 
 
 VESSEL = {
-    1: Vessel("RCA", "PROX_RCA", "Proximal RCA"),
-    2: Vessel("RCA", "MID_RCA", "Mid RCA"),
-    3: Vessel("RCA", "DIST_RCA", "Distal RCA"),
-    4: Vessel("PDA", "PDA", "Right posterior descending (PDA)"),
-    12: Vessel("LAD", "PROX_LAD", "Proximal LAD"),
-    13: Vessel("LAD", "MID_LAD", "Mid LAD"),
-    14: Vessel("LAD", "DIST_LAD", "Distal LAD"),
-    15: Vessel("LAD", "D1", "First diagonal"),
-    16: Vessel("LAD", "D2", "Second diagonal"),
-    18: Vessel("LCX", "PROX_LCX", "Proximal LCX"),
-    19: Vessel("LCX", "MID_LCX", "Mid/distal LCX"),
-    20: Vessel("LCX", "OM1", "First obtuse marginal"),
-    21: Vessel("LCX", "OM2", "Second obtuse marginal"),
-    28: Vessel("Ramus", "RAMUS", "Ramus intermedius"),
+    1: Vessel("RCA", "PROX_RCA"),
+    2: Vessel("RCA", "MID_RCA"),
+    3: Vessel("RCA", "DIST_RCA"),
+    4: Vessel("PDA", "PDA"),
+    12: Vessel("LAD", "PROX_LAD"),
+    13: Vessel("LAD", "MID_LAD"),
+    14: Vessel("LAD", "DIST_LAD"),
+    15: Vessel("LAD", "D1"),
+    16: Vessel("LAD", "D2"),
+    18: Vessel("LCX", "PROX_LCX"),
+    19: Vessel("LCX", "MID_LCX"),
+    20: Vessel("LCX", "OM1"),
+    21: Vessel("LCX", "OM2"),
+    28: Vessel("Ramus", "RAMUS"),
 }
 # What a segment is most easily taken for, for the column of the segment as first recorded.
 MISTAKEN_FOR = {
@@ -73,7 +59,6 @@ MISTAKEN_FOR = {
     21: 20,
     28: 20,
 }
-RIGHT_SEGMENTS = frozenset((1, 2, 3, 4))
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phantom.anatomy import LEFT, RIGHT, draw_body
+from data.cass import SEGMENTS
+from phantom.anatomy import RIGHT, draw_body
 from phantom.carm import CArm
 from phantom.catheter import Catheter, draw_catheter, draw_wire
 from phantom.contrast import Bolus, Motion, choose_frame, draw_bolus, draw_motion
 from phantom.lesions import Lesion, draw_disease, lesion_samples, phase_lesions, with_lesions
 from phantom.patient import build_tree
-from phantom.plan import RIGHT_SEGMENTS, VESSEL, Analysis
+from phantom.plan import VESSEL, Analysis
 from phantom.tree import Tree
 from phantom.views import draw_carm
 
 LEFT_DOMINANT = 0.12  # of patients; right dominance in about 85 % (Dodge et al. 1992), the rest balanced
+CRUX_SEGMENTS = frozenset((3, 4))  # analysed in no right coronary that ends before the crux
 CINE_S = (2.6, 3.6)  # a bolus of contrast comes and goes in this time
 # Light lost per mm of contrast, natural log, before scattered light is added; main vessels of eight real
 # frames show 0.15-0.25 after it.
 OPACITY_PER_MM = (0.14, 0.36)
-DOMINANCE, TREE, DISEASE, SCENE, PICTURE, BODY = range(6)  # what a generator is for
+DOMINANCE, TREE, DISEASE, SCENE, PICTURE, BODY, CEILING = range(7)  # what a generator is for
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Case:
     @property
     def side(self) -> str:
         """Which coronary artery is injected: "left" or "right"."""
-        return RIGHT if self.cass_id in RIGHT_SEGMENTS else LEFT
+        return SEGMENTS[self.cass_id].side
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def build_trees(seed: int, cases: list[Case]) -> dict[str, Tree]:
     """One patient's trees without lesions, by side, as far as the cases need them."""
     patient, segments = cases[0].patient, frozenset(case.cass_id for case in cases)
     drawn = generator(seed, patient, DOMINANCE).random() < LEFT_DOMINANT
-    left_dominant = drawn and not segments & {3, 4}  # a left-dominant right coronary has neither
+    left_dominant = drawn and not segments & CRUX_SEGMENTS
     body = draw_body(generator(seed, patient, BODY))
     return {
         side: build_tree(

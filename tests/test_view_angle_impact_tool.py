@@ -49,16 +49,17 @@ def run_tool(tmp_path, monkeypatch, model, *arguments):
     csv_path = write_tiny_dataset(tmp_path / "data", patients=5, val_patients=4, size=64)
     (tmp_path / "weights.pth").write_bytes(b"weights")
     config = {"image_size": 32, "backbone": "fake", "use_view": model.view_encoder is not None}
-    monkeypatch.setattr(tool, "load_deepsa_model", lambda path, device: (model.eval(), {"config": config}))
-    status = tool.main(["--data-csv", str(csv_path), "--checkpoint", str(tmp_path / "weights.pth"),
-                        "--out", str(tmp_path / "out"), "--grid-frames", "2", *arguments])
-    return status, json.loads((tmp_path / "out" / "view_angle_impact.json").read_text(encoding="utf-8"))
+    checkpoint = {"stage": "phase1_deepsa", "config": config}
+    monkeypatch.setattr(tool, "load_model", lambda path, device: (model.eval(), checkpoint))
+    tool.main(["--data-csv", str(csv_path), "--checkpoint", str(tmp_path / "weights.pth"),
+               "--out", str(tmp_path / "out"), "--grid-frames", "2", *arguments])
+    return json.loads((tmp_path / "out" / "view_angle_impact.json").read_text(encoding="utf-8"))
 
 
 def test_blind_model_is_called_nearly_blind(tmp_path, monkeypatch, capsys):
     model = FakeModel(gain=0.0)
-    status, record = run_tool(tmp_path, monkeypatch, model)
-    assert status == 0 and record["verdict"]["level"] == "nearly blind"
+    record = run_tool(tmp_path, monkeypatch, model)
+    assert record["verdict"]["level"] == "nearly blind"
     assert record["grid"]["least_dice"] == 1 and max(record["grid"]["mean_change"]) < 1e-6
     for condition in CONDITIONS:
         assert record["conditions"]["truth"][condition]["minus_true"] == pytest.approx(0, abs=1e-6)
@@ -69,8 +70,8 @@ def test_blind_model_is_called_nearly_blind(tmp_path, monkeypatch, capsys):
 
 
 def test_model_that_lives_on_the_angle_is_called_sensitive(tmp_path, monkeypatch):
-    status, record = run_tool(tmp_path, monkeypatch, FakeModel(gain=0.4))
-    assert status == 0 and record["verdict"]["level"] == "sensitive"
+    record = run_tool(tmp_path, monkeypatch, FakeModel(gain=0.4))
+    assert record["verdict"]["level"] == "sensitive"
     assert record["grid"]["least_dice"] < 0.8
     own = record["conditions"]["own"]
     assert (
@@ -79,17 +80,17 @@ def test_model_that_lives_on_the_angle_is_called_sensitive(tmp_path, monkeypatch
 
 
 def test_model_without_view_is_said_to_be_blind(tmp_path, monkeypatch, capsys):
-    status, record = run_tool(tmp_path, monkeypatch, FakeModel(use_view=False))
-    assert status == 0 and record["verdict"]["level"] == "blind" and record["uses_view"] is False
+    record = run_tool(tmp_path, monkeypatch, FakeModel(use_view=False))
+    assert record["verdict"]["level"] == "blind" and record["uses_view"] is False
     assert "trained without view angles" in capsys.readouterr().out
 
 
 def test_one_patient_cannot_be_shuffled(tmp_path, monkeypatch, capsys):
     csv_path = write_tiny_dataset(tmp_path / "data", patients=2, val_patients=1, size=64)
     checkpoint = write_tiny_checkpoint(tmp_path / "tiny.pth")
-    assert (
-        tool.main(["--data-csv", str(csv_path), "--checkpoint", str(checkpoint), "--out", str(tmp_path)]) == 2
-    )
+    with pytest.raises(SystemExit) as stopped:
+        tool.main(["--data-csv", str(csv_path), "--checkpoint", str(checkpoint), "--out", str(tmp_path)])
+    assert stopped.value.code == 1
     assert "takes two or more" in capsys.readouterr().err
 
 
@@ -127,9 +128,24 @@ def test_angles_are_drawn_from_other_patients_only():
     patients = ["a", "a", "b", "b", "c"]
     views = np.array([(1, 0), (1, 0), (2, 0), (2, 0), (3, 0)], float)
     drawn = draw_other_views(views, patients, seed=3)
-    assert drawn.shape == (5, 3, 2)
-    assert all((drawn[index, :, 0] != views[index, 0]).all() for index in range(5))
+    assert [one.shape for one in drawn] == 5 * [(3, 2)]
+    assert all((drawn[index][:, 0] != views[index, 0]).all() for index in range(5))
     assert np.array_equal(drawn, draw_other_views(views, patients, seed=3))
+
+
+def test_angles_are_drawn_from_the_same_group_where_another_patient_has_one():
+    views = np.array([(1, 0), (2, 0), (3, 0), (4, 0)], float)
+    drawn = draw_other_views(views, ["a", "b", "c", "c"], seed=3, groups=["left", "left", "left", "right"])
+    assert set(drawn[0][:, 0]) <= {2, 3} and set(drawn[2][:, 0]) <= {1, 2}
+    assert drawn[3].shape == (0, 2)  # no other patient's right artery was filmed
+
+
+def test_summary_leaves_out_frames_without_a_condition():
+    scores = [{name: {"truth": 0.5} for name in CONDITIONS} for _ in range(2)]
+    scores[0]["same"] = {"truth": 0.1}
+    summary = summarise_conditions(scores, ["a", "b"], (*CONDITIONS, "same", "never"))["truth"]
+    assert summary["same"]["mean"] == 0.1 and summary["same"]["minus_true"] == pytest.approx(-0.4)
+    assert math.isnan(summary["never"]["mean"])
 
 
 def test_summary_is_paired_and_leaves_frames_without_truth_out():

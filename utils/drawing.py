@@ -2,8 +2,9 @@
 
 Colours are those of Okabe and Ito ("Color Universal Design", 2008, jfly.uni-koeln.de/color): readers with
 any common colour blindness tell them apart. Green: both masks agree; vermilion: only in the prediction (false
-alarm); blue: only in the label (missed).
+alarm); blue: only in the label (missed). CASS segments have the colours of `data.cass`.
 """
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from data.cass import SEGMENTS
 from utils.files import save_figure_atomic
+from utils.label_placement import write_labels
 
 GREEN = (0, 158, 115)
 VERMILION = (213, 94, 0)
@@ -23,6 +26,8 @@ YELLOW = (240, 228, 66)
 
 AGREEMENT_LEGEND: dict[str, tuple[int, int, int]] = {
     "both": GREEN, "only prediction": VERMILION, "only label": SKY_BLUE}
+
+NO_NAME, NO_NAME_COLOR = "no name", (255, 255, 255)     # in legends: vessel without a segment's name
 
 DPI = 120
 _MAX_OVERSAMPLING = 1.6         # more detail than this never reaches the page, only the memory
@@ -92,6 +97,38 @@ def agreement_overlay(frame: np.ndarray, label: np.ndarray, prediction: np.ndarr
     return picture
 
 
+def segment_overlay(frame: np.ndarray, names: np.ndarray, *, labels: bool = True,
+                    vessels: np.ndarray | None = None) -> np.ndarray:
+    """Colour each CASS segment on `frame`, with its number beside it; `segment_legend` says what they are called.
+
+    frame: as for `mask_overlay`; names: integers (H, W), CASS number of each pixel, 0 = none; vessels: bool (H, W),
+    pixels of it without a name are tinted white. Returns a new uint8 (H, W, 3). Raises ValueError when the sizes
+    differ.
+    """
+    picture = as_rgb(frame).copy()
+    nameless = np.zeros(names.shape, bool)
+    if vessels is not None:
+        nameless = _checked(vessels, picture, "vessels") & (names == 0)
+        picture = mask_overlay(picture, nameless, NO_NAME_COLOR, opacity=0.3)
+    colors = {int(cass_id): SEGMENTS[int(cass_id)].colour for cass_id in np.unique(names) if cass_id}
+    for cass_id, color in colors.items():
+        picture = mask_overlay(picture, names == cass_id, color, opacity=0.5)
+    if labels:
+        write_labels(picture, names, colors, keep_free=nameless)
+    return picture
+
+
+def segment_name(cass_id: int) -> str:
+    """Return number and name as pictures and reports write them: `13 Mid LAD`."""
+    return f"{cass_id} {SEGMENTS[cass_id].name}"
+
+
+def segment_legend(cass_ids: Sequence[int], *, nameless: bool = False) -> dict[str, tuple[int, int, int]]:
+    """Return the legend of the segments given: name to colour; `nameless` adds vessel without a name."""
+    legend = {segment_name(cass_id): SEGMENTS[cass_id].colour for cass_id in cass_ids}
+    return legend | ({NO_NAME: NO_NAME_COLOR} if nameless else {})
+
+
 def legend_patches(colors: Mapping[str, Sequence[int]]) -> list[Patch]:
     """Return matplotlib legend handles for a mapping of meaning to RGB 0..255."""
     return [Patch(facecolor=np.asarray(color) / 255, edgecolor="black", linewidth=0.4, label=meaning)
@@ -138,15 +175,19 @@ def gallery_figure(rows: Sequence[Sequence[np.ndarray | None]], column_titles: S
     """
     _check_gallery(rows, column_titles, row_titles, captions)
     header_inches = 0.35 + (0.35 if title else 0) + room_above_inches
-    footer_inches = 0.45 if legend else 0.1
-    cell_height = cell_inches * (1.08 if captions else 1.03)
+    caption_lines = max((text.count("\n") + 1 for row in captions or () for text in row), default=0)
+    gap = 0.04 + 0.04 * caption_lines       # between rows, as a share of a cell
+    cell_height = cell_inches * (1 + gap)
     left_inches = 0.5 if any(row_titles) else 0.05
     width = cell_inches * len(column_titles) + left_inches + 0.1
+    legend_columns = _legend_columns(legend or {}, width)
+    legend_lines = math.ceil(len(legend) / legend_columns) if legend else 0
+    footer_inches = 0.1 + 0.15 * max(1, caption_lines) + 0.2 * legend_lines if legend else 0.1
     height = cell_height * len(rows) + header_inches + footer_inches
     figure = Figure(figsize=(width, height), dpi=DPI)
     axes = figure.subplots(len(rows), len(column_titles), squeeze=False)
     figure.subplots_adjust(left=left_inches / width, right=1 - 0.05 / width, top=1 - header_inches / height,
-                           bottom=footer_inches / height, wspace=0.03, hspace=0.08 if captions else 0.03)
+                           bottom=footer_inches / height, wspace=0.03, hspace=gap)
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
             _draw_cell(axes[r][c], picture, captions[r][c] if captions else "", cell_inches)
@@ -156,9 +197,15 @@ def gallery_figure(rows: Sequence[Sequence[np.ndarray | None]], column_titles: S
     if title:
         figure.suptitle(title, fontsize=12, y=1 - 0.12 / height, va="top")
     if legend:
-        figure.legend(handles=legend_patches(legend), loc="lower center", ncols=len(legend), frameon=False,
-                      fontsize=9)
+        figure.legend(handles=legend_patches(legend), loc="lower center", ncols=legend_columns,
+                      frameon=False, fontsize=9)
     return figure
+
+
+def _legend_columns(legend: Mapping[str, Sequence[int]], width_inches: float) -> int:
+    """Return how many entries stand side by side: 9 points of the default font take 0.075 inches a letter."""
+    entry_inches = 0.6 + 0.075 * max(map(len, legend), default=0)
+    return max(1, min(len(legend), int(width_inches / entry_inches)))
 
 
 def _draw_cell(axis, picture: np.ndarray | None, caption: str, cell_inches: float) -> None:

@@ -25,17 +25,21 @@ EXPLAINED_ERRORS = (DataError, CheckpointError, RankError, RowError, NonFiniteEr
 
 
 @contextlib.contextmanager
-def clean_exit() -> Iterator[None]:
-    """Leave with 0, with 1 and the text of an error that explains itself, or with 130 or 143 when stopped."""
+def clean_exit(stopped: str = "stopped", also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Leave with 0, with 1 and the text of an error that explains itself, or with 130 or 143 when stopped.
+
+    2 is left to argparse: a wrong command line. stopped: what Ctrl-C outside training is answered with; also:
+    errors that explain themselves in this script, beside `EXPLAINED_ERRORS`.
+    """
     try:
         yield
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(interrupted.exit_code)
     except KeyboardInterrupt:  # outside training, which answers it with Interrupted
-        print("stopped", file=sys.stderr)
+        print(stopped, file=sys.stderr)
         sys.exit(exit_code_of(signal.SIGINT))
-    except EXPLAINED_ERRORS as error:
+    except (*EXPLAINED_ERRORS, *also) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -82,11 +86,12 @@ def describe_weights(load_report: object | None, parent: Mapping | None, image_s
     """Where the first weights came from, in words; empty for a random start.
 
     load_report: of a weights file that is no checkpoint of this project. parent: of one that is: `path`,
-    `epoch`, `image_size`; said too when the training to come sees pictures of another size.
+    `epoch`, `image_size`, and `handed_over` where it is of an earlier stage; said too when the training to come
+    sees pictures of another size.
     """
     if parent is None:
         return str(load_report or "")
-    note = f"weights: {parent['path']}, epoch {parent['epoch']}"
+    note = parent.get("handed_over") or f"weights: {parent['path']}, epoch {parent['epoch']}"
     if parent["image_size"] == image_size:
         return note
     return f"{note}, trained at --image-size {parent['image_size']}, going on at {image_size}"

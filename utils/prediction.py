@@ -14,8 +14,14 @@ from torch import nn
 from data.masks import resize_picture
 
 STAGE = "phase1_deepsa"         # as its files in the checkpoint folder are called
-SHIPPED_CHECKPOINT = Path(__file__).resolve().parents[1] / "checkpoints" / f"{STAGE}_tiny.pth"
+CASS_STAGE = "phase2_cass"
 THRESHOLD = 0.5                 # probability from which a pixel is vessel
+
+_SHIPPED = tuple(
+    Path(__file__).resolve().parents[1] / "checkpoints" / f"{stage}_tiny.pth" for stage in (CASS_STAGE, STAGE)
+)
+# Of the latest stage that came with this copy of the project.
+SHIPPED_CHECKPOINT = next((path for path in _SHIPPED if path.is_file()), _SHIPPED[-1])
 
 
 def network_image(frame: np.ndarray, image_size: int) -> torch.Tensor:
@@ -41,14 +47,15 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return (0.5 * (1 + np.tanh(0.5 * logits.astype(np.float32)))).astype(np.float32)
 
 
-def _view_tensor(view_deg: Sequence[float], device: torch.device) -> torch.Tensor:
+def view_tensor(view_deg: Sequence[float], device: torch.device) -> torch.Tensor:
+    """Return one pair of angles as the models take them: float32 (1, 2)."""
     return torch.tensor([list(view_deg)], dtype=torch.float32, device=device)
 
 
 @torch.inference_mode()
 def predict_vessels(model: nn.Module, frame: np.ndarray, *, view_deg: Sequence[float], image_size: int,
                     device: torch.device, scales: Sequence[float] = (1.0,)) -> np.ndarray:
-    """Return the vessel probability of each pixel of a frame, float32 (H, W) in [0, 1].
+    """Return the vessel probability of each pixel of a frame, float32 (H, W) in [0, 1], by a model of any stage.
 
     frame: uint8 (H, W, 3); view_deg: (primary, secondary), LAO and cranial positive, nan = unknown; scales:
     the picture is seen at each of these magnifications about its centre, and the logits are averaged where
@@ -59,13 +66,14 @@ def predict_vessels(model: nn.Module, frame: np.ndarray, *, view_deg: Sequence[f
             f"scales are {tuple(scales)}; at least one must be 1 or less to show the whole picture"
         )
     image = network_image(frame, image_size)
-    views = _view_tensor(view_deg, device)
+    views = view_tensor(view_deg, device)
     total = np.zeros((image_size, image_size), np.float32)
     seen = np.zeros_like(total)
     for scale in scales:
         zoom = _zoom(image_size, scale)
         batch = torch.from_numpy(_warped(image.numpy(), zoom))[None].to(device)
-        logits = model(batch, views)[0, 0].float().cpu().numpy()
+        output = model(batch, views)     # of stage 1 the logits, of later stages a tuple that names them
+        logits = getattr(output, "vessel_logits", output)[0, 0].float().cpu().numpy()
         total += cv2.warpAffine(logits, cv2.invertAffineTransform(zoom), logits.shape[::-1])
         seen += cv2.warpAffine(np.ones_like(logits), cv2.invertAffineTransform(zoom), logits.shape[::-1])
     return sigmoid(logits_at_size(total / np.maximum(seen, 1e-3), frame.shape[:2]))

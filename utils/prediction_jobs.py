@@ -1,18 +1,21 @@
 """What `predict.py` is asked to do, as jobs: one frame each, of a file or of a row of a CSV."""
 
+import argparse
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
 import pandas as pd
 
+from data.angles import parse_angle
 from data.errors import DataError
 from data.frame_source import FrameSource, is_frame_file
 from utils.cases import choose_cases
 from utils.prediction_report import output_paths
+from utils.segment_report import Pointer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,41 @@ class Job:
     view_deg: tuple[float, float]
     view_source: str
     row: Mapping = field(default_factory=dict)
+
+
+def probability(text: str) -> float:
+    """Read a number between 0 and 1, both excluded, for argparse."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: allowed: above 0 and below 1")
+    return value
+
+
+def angle_of(axis: str) -> Callable[[str], float]:
+    """Return an argparse type for an angle of "primary" or "secondary", as a number or as in `RAO 30`."""
+    def read(text: str) -> float:
+        try:
+            return parse_angle(text, axis)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+    return read
+
+
+def pointer_of(kind: str) -> Callable[[str], Pointer]:
+    """Return an argparse type for a "point", `X,Y`, or a "box", `X0,Y0,X1,Y1`, in px."""
+    wanted = {"point": "X,Y", "box": "X0,Y0,X1,Y1"}[kind]
+
+    def read(text: str) -> Pointer:
+        try:
+            px = tuple(float(number) for number in text.split(","))
+        except ValueError:
+            px = ()
+        if len(px) != wanted.count(",") + 1 or not all(math.isfinite(number) for number in px):
+            raise argparse.ArgumentTypeError(f"{text!r}: allowed: {wanted}, numbers in px of the frame")
+        if kind == "box" and not (px[0] <= px[2] and px[1] <= px[3]):
+            raise argparse.ArgumentTypeError(f"{text!r}: X0 must not be above X1, nor Y0 above Y1")
+        return Pointer(kind, px)
+    return read
 
 
 def expand_inputs(inputs: Sequence[Path]) -> list[Path]:

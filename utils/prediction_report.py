@@ -2,13 +2,14 @@
 
     <name>_mask.png          uint8, 0 or 255, the frame's own size
     <name>_probability.png   uint16, 0 ... 65535 for 0 ... 1, the frame's own size
+    <name>_segments.png      uint8, the CASS number of each pixel, 0 = none; of a model of stage 2
     <name>_overlay.png       the frame, and the frame with its vessels coloured, side by side
     <name>.json              everything else (`prediction_record`)
 """
 import hashlib
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -20,11 +21,15 @@ import pydicom
 import torch
 from skimage.measure import label
 
+from data.contours import read_contours
 from data.frame_source import FrameSource
 from models.view_encoder import BIN_CENTRES_DEG, UNKNOWN_BIN, angle_bins
-from utils.drawing import DPI, ORANGE, mask_overlay, save_gallery, side_by_side
+from utils.cass_prediction import FramePrediction
+from utils.drawing import DPI, ORANGE, mask_overlay, save_gallery, segment_name, segment_overlay, side_by_side
 from utils.files import write_bytes_atomic, write_text_atomic
 from utils.history import to_json
+from utils.segment_drawing import BLIND_LEGEND, blind_overlay, legend_of, pointed_overlay
+from utils.segment_report import SegmentFindings, analysed_record, segments_record
 
 VESSEL_LEGEND = {"vessel": ORANGE}
 _NARROWEST_OVERLAY_INCHES = 4.5
@@ -33,7 +38,11 @@ _CONTACT_SHEET_INPUTS_PER_ROW = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One predicted frame: frame uint8 (H, W, 3), probability float32 (H, W), mask bool (H, W)."""
+    """One predicted frame: frame uint8 (H, W, 3), probability float32 (H, W), mask bool (H, W).
+
+    pixel_mm: (row, column) mm per pixel where it is known, and `pixel_mm_source`, where from. findings, pointed:
+    of a model of stage 2, the latter where something was pointed at.
+    """
     name: str
     source: FrameSource
     frame_index: int
@@ -45,11 +54,16 @@ class Prediction:
     mask: np.ndarray
     threshold: float
     scores: dict
+    pixel_mm: list[float] | None = None
+    pixel_mm_source: str | None = None
+    findings: SegmentFindings | None = None
+    pointed: dict | None = None
 
 
 def describe_checkpoint(path: Path, checkpoint: dict) -> dict:
     """Return what tells one set of weights from another, as plain values for JSON."""
     described = {key: checkpoint.get(key) for key in ("stage", "epoch", "global_step", "parent", "metrics")}
+    described["classes"] = list(checkpoint.get("classes") or ())
     config = {key: checkpoint["config"].get(key) for key in ("backbone", "image_size", "use_view")}
     with open(path, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256")
@@ -64,16 +78,43 @@ def describe_software() -> dict:
 
 def prediction_record(prediction: Prediction, checkpoint: dict, software: dict) -> dict:
     """Return everything about a prediction that is not a picture; missing numbers are null, never guessed."""
-    source, scale_mm = prediction.source, isocentre_pixel_mm(prediction.source.geometry)
+    source = prediction.source
     return {
         "input": str(source.path), "kind": source.kind, "frames": source.frames,
         "frame_index": prediction.frame_index, "frame_choice": prediction.frame_reason,
         "image_size_px": {"height": source.height, "width": source.width},
         "view": _view_record(prediction), "geometry": source.geometry,
-        "pixel_size_at_isocentre_mm": scale_mm, "threshold": prediction.threshold,
-        "vessel": vessel_record(prediction.mask), "scores": prediction.scores, "checkpoint": checkpoint,
+        "pixel_size_at_isocentre_mm": isocentre_pixel_mm(source.geometry), "threshold": prediction.threshold,
+        "vessel": vessel_record(prediction.mask), **_segment_fields(prediction),
+        "scores": prediction.scores, "checkpoint": checkpoint,
         "software": software, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _segment_fields(prediction: Prediction) -> dict:
+    """Return what a model of stage 2 adds; nothing for one of stage 1."""
+    if prediction.findings is None:
+        return {}
+    mask_file = output_paths(Path(), prediction.name)["segments"].name
+    pixel_mm = prediction.pixel_mm
+    return {
+        "pixel_size": None if pixel_mm is None else {"mm": pixel_mm, "source": prediction.pixel_mm_source},
+        "segments": segments_record(prediction.findings, pixel_mm=pixel_mm, mask_file=mask_file),
+        "analysed": analysed_record(prediction.findings.prediction), "pointed": prediction.pointed,
+    }
+
+
+def pixel_size(source: FrameSource, row: Mapping) -> tuple[list[float] | None, str | None]:
+    """Return (row, column) mm per pixel and where they are from; (None, None) where nothing is known of them.
+
+    row: of the data set, whose contours file is calibrated; empty for a file. Raises DataError for a contours file
+    that cannot be read.
+    """
+    if (pixel_mm := isocentre_pixel_mm(source.geometry)) is not None:
+        return pixel_mm, "DICOM header, at the isocentre"
+    if isinstance(path := row.get("contours_path"), str) and path:
+        return [1 / read_contours(path).calibration["scale_factor"]] * 2, "scale_factor of the contours file"
+    return None, None
 
 
 def isocentre_pixel_mm(geometry: dict) -> list[float] | None:
@@ -113,17 +154,20 @@ def view_text(view_deg: tuple[float, float]) -> str:
 
 
 def output_paths(folder: Path, name: str) -> dict[str, Path]:
-    """Return the four files that a prediction of that name leaves: mask, probability, overlay, record."""
-    pictures = {kind: folder / f"{name}_{kind}.png" for kind in ("mask", "probability", "overlay")}
+    """Return the files that a prediction of that name leaves: mask, probability, segments, overlay, record."""
+    kinds = ("mask", "probability", "segments", "overlay")
+    pictures = {kind: folder / f"{name}_{kind}.png" for kind in kinds}
     return pictures | {"record": folder / f"{name}.json"}
 
 
 def write_prediction(folder: Path, prediction: Prediction, record: dict) -> None:
-    """Write the four files of a prediction into `folder`, each whole or not at all, the JSON last."""
+    """Write the files of a prediction into `folder`, each whole or not at all, the JSON last."""
     paths = output_paths(folder, prediction.name)
     sixteen_bits = np.rint(prediction.probability * 65535).astype(np.uint16)
     _write_png(paths["mask"], prediction.mask.astype(np.uint8) * 255)
     _write_png(paths["probability"], sixteen_bits)
+    if prediction.findings is not None:
+        _write_png(paths["segments"], prediction.findings.names)
     _save_overlay(paths["overlay"], prediction)
     write_text_atomic(paths["record"], to_json(record, indent=2) + "\n")
 
@@ -134,36 +178,67 @@ def _write_png(path: Path, picture: np.ndarray) -> None:
 
 def caption(prediction: Prediction) -> str:
     """Return one line for under a picture: which frame, from where, what was found."""
-    vessel = vessel_record(prediction.mask)
-    scores = "".join(f", {name.replace('_', ' ')} {value:.2f}" for name, value in prediction.scores.items())
+    dices = {name: value for name, value in prediction.scores.items() if name.startswith("dice")}
+    scores = "".join(f", {name.replace('_', ' ')} {value:.2f}" for name, value in dices.items())
     frames = prediction.source.frames
     which = f"frame {prediction.frame_index} (of 0 to {frames - 1}), " if frames > 1 else ""
-    return (f"{which}{view_text(prediction.view_deg)}, "
-            f"{vessel['area_px']} px in {vessel['fragments']} pieces{scores}")
+    return f"{which}{view_text(prediction.view_deg)}, {_found_text(prediction)}{scores}"
+
+
+def _found_text(prediction: Prediction) -> str:
+    if prediction.findings is None:
+        vessel = vessel_record(prediction.mask)
+        return f"{vessel['area_px']} px in {vessel['fragments']} pieces"
+    number = len(prediction.findings.segments)
+    return f"{number} segment{'' if number == 1 else 's'}, blind guess {blind_text(prediction.findings.prediction)}"
+
+
+def blind_text(prediction: FramePrediction) -> str:
+    """Return the pooled head's blind guess in words: `13 Mid LAD (0.41)`."""
+    best = int(prediction.class_probs.argmax())
+    return f"{segment_name(prediction.classes[best])} ({prediction.class_probs[best]:.2f})"
+
+
+def overlay(prediction: Prediction) -> np.ndarray:
+    """Return the frame with its segments in colour and numbered, of stage 1 with its vessels; uint8 (H, W, 3)."""
+    if prediction.findings is None:
+        return mask_overlay(prediction.frame, prediction.mask, ORANGE)
+    return segment_overlay(prediction.frame, prediction.findings.names, vessels=prediction.mask)
 
 
 def _save_overlay(path: Path, prediction: Prediction) -> None:
-    """Draw frame and overlay at the frame's own resolution."""
-    overlay = mask_overlay(prediction.frame, prediction.mask, ORANGE)
-    inches = max(_NARROWEST_OVERLAY_INCHES, max(prediction.frame.shape) / DPI)
+    """Draw frame and overlay at the frame's own resolution; of a model of stage 2 also the blind guess."""
+    pictures = [prediction.frame, overlay(prediction)]
+    titles = ["frame", f"vessels, p ≥ {prediction.threshold:g}"]
+    legend = VESSEL_LEGEND
+    if prediction.findings is not None:
+        pictures.append(blind_overlay(prediction.frame, prediction.findings.prediction))
+        titles = ["frame", "CASS segments", "blind guess: which segment was analysed?"]
+        legend = legend_of(prediction.findings) | BLIND_LEGEND
+    if prediction.pointed:
+        answer = prediction.pointed
+        pictures[0] = pointed_overlay(prediction.frame, answer)
+        titles[0] = f"pointed: {segment_name(answer['cass_id'])} ({answer['probability']:.2f})"
     save_gallery(
         path,
-        [[prediction.frame, overlay]],
-        ["frame", f"vessels, p ≥ {prediction.threshold:g}"],
+        [pictures],
+        titles,
         [""],
         title=f"{prediction.name}: {caption(prediction)}",
-        legend=VESSEL_LEGEND,
-        cell_inches=inches,
+        legend=legend,
+        cell_inches=max(_NARROWEST_OVERLAY_INCHES, max(prediction.frame.shape) / DPI),
     )
 
 
 def save_contact_sheet(
-    path: Path, shown: Sequence[tuple[np.ndarray, np.ndarray, str, str]], predicted: int
+    path: Path, shown: Sequence[tuple[np.ndarray, np.ndarray, str, str]], predicted: int,
+    legend: Mapping[str, Sequence[int]],
 ) -> None:
     """Draw (frame, overlay, name, caption) of the inputs, two inputs in a row of pictures."""
     per_row = _CONTACT_SHEET_INPUTS_PER_ROW
     rows = side_by_side([(frame, overlay) for frame, overlay, _, _ in shown], per_row)
     captions = side_by_side([(name, found) for _, _, name, found in shown], per_row, filler="")
     title = f"{predicted} predictions" + (f", the first {len(shown)} shown" if predicted > len(shown) else "")
-    save_gallery(path, rows, ["frame", "vessels"] * (len(rows[0]) // 2), [""] * len(rows), title=title,
-                 captions=captions, legend=VESSEL_LEGEND, cell_inches=3.6)
+    columns = ["frame", "vessels" if legend is VESSEL_LEGEND else "segments"] * (len(rows[0]) // 2)
+    save_gallery(path, rows, columns, [""] * len(rows), title=title, captions=captions, legend=legend,
+                 cell_inches=3.6)

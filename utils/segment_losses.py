@@ -35,6 +35,21 @@ def name_loss(name_logits: torch.Tensor, class_index: torch.Tensor, inside: torc
     return weighted_mean(known, inside) + weighted_mean(absent, outside)
 
 
+def weak_name_loss(name_logits: torch.Tensor, class_index: torch.Tensor, weak_names: torch.Tensor,
+                   outside: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy (B,) of the names outside the annotated mask with those that the mean tree expects there.
+
+    weak_names: (B, K + 1, h, w), of `data.atlas.weak_names`. Where the tree says nothing, nor does the loss; the
+    annotated name cannot be there, whatever the tree says. The other arguments as in `name_loss`.
+    """
+    own = F.one_hot(class_index, name_logits.shape[1])[:, :, None, None]
+    expected = weak_names * (1 - own)
+    nearness = expected.amax(dim=1, keepdim=True)
+    target = expected / expected.sum(dim=1, keepdim=True).clamp_min(1e-6)
+    cross_entropy = -(target * F.log_softmax(name_logits.float(), dim=1)).sum(dim=1, keepdim=True)
+    return weighted_mean(cross_entropy, outside * nearness)
+
+
 def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Mean (B,) over all but the first axis; 0 where the weights are all 0."""
     values, weights = values.flatten(1), weights.flatten(1)

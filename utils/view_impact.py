@@ -4,13 +4,17 @@ The backbone does not see the angles, so every frame is encoded once and only de
 Angles are pairs (primary, secondary) in degrees, LAO and cranial positive, nan = unknown.
 """
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional
+from tqdm import tqdm
 
+from data.cine import read_frame
+from data.masks import read_frame_masks
 from models.view_encoder import BIN_CENTRES_DEG
 from utils.metrics import bootstrap_ci, dice
 from utils.prediction import THRESHOLD, logits_at_size, network_image, sigmoid
@@ -57,25 +61,28 @@ def describe_similarity(view_encoder: nn.Module, device: torch.device) -> dict:
 class EncodedFrame:
     """A frame that has passed the backbone, ready to be decoded at any angles.
 
-    model: with `encode_image` and `decode`, in eval mode; frame: uint8 (H, W, 3).
+    model: with `encode_image` and `decode`, in eval mode; frame: uint8 (H, W, 3). `size` is (H, W),
+    `features` what the model's `encode_image` gives for a batch of this one frame.
     """
 
     def __init__(self, model: nn.Module, frame: np.ndarray, *, image_size: int, device: torch.device):
         self._model, self._device, self.size = model, device, frame.shape[:2]
         with torch.inference_mode():
-            self._features = model.encode_image(network_image(frame, image_size)[None].to(device))
+            self.features = model.encode_image(network_image(frame, image_size)[None].to(device))
 
     @torch.inference_mode()
-    def probabilities(self, views: np.ndarray) -> np.ndarray:
-        """Return vessel probabilities at the frame's size for views (N, 2): float32 (N, H, W)."""
-        maps = []
+    def outputs(self, views: np.ndarray) -> Iterator:
+        """Yield what the model's `decode` gives for views (N, 2), a few views at a time, in their order."""
         for start in range(0, len(views), _VIEWS_PER_BATCH):
             batch = torch.tensor(
                 views[start : start + _VIEWS_PER_BATCH], dtype=torch.float32, device=self._device
             )
-            logits = self._model.decode(_repeated(self._features, len(batch)), batch)[:, 0]
-            maps += [sigmoid(logits_at_size(one, self.size)) for one in logits]
-        return np.stack(maps)
+            yield self._model.decode(_repeated(self.features, len(batch)), batch)
+
+    def probabilities(self, views: np.ndarray) -> np.ndarray:
+        """Return vessel probabilities at the frame's size for views (N, 2): float32 (N, H, W)."""
+        return np.stack([sigmoid(logits_at_size(one, self.size))
+                         for logits in self.outputs(views) for one in logits[:, 0]])
 
 
 def _repeated(features, count: int):
@@ -100,16 +107,62 @@ def compare_over_grid(encoded: EncodedFrame, view_deg: Sequence[float]) -> dict[
     return {"change": np.reshape(change, (side, side)), "dice": np.reshape(overlap, (side, side))}
 
 
-def draw_other_views(views: np.ndarray, patients: Sequence, *, seed: int) -> np.ndarray:
-    """Return for each frame the views of frames of other patients: float64 (N, SHUFFLES, 2).
+def draw_other_views(
+    views: np.ndarray, patients: Sequence, *, seed: int, groups: Sequence | None = None
+) -> list[np.ndarray]:
+    """Return for each frame the views of frames of other patients: float64 (SHUFFLES, 2) each.
 
-    views: float64 (N, 2). Raises ValueError when there is only one patient.
+    views: float64 (N, 2). groups (N,): draw only frames of the same group; (0, 2) where no other patient has
+    one. Raises ValueError when there is only one patient.
     """
     patients, rng = np.asarray(patients).astype(str), np.random.default_rng(seed)
+    groups = np.zeros(len(views)) if groups is None else np.asarray(groups)
     if len(np.unique(patients)) < 2:
         raise ValueError("angles can be shuffled between patients only where there are two of them or more")
-    drawn = [rng.choice(np.flatnonzero(patients != patient), SHUFFLES) for patient in patients]
-    return views[np.array(drawn)]
+    drawn = []
+    for patient, group in zip(patients, groups):
+        others = np.flatnonzero((patients != patient) & (groups == group))
+        drawn.append(views[rng.choice(others, SHUFFLES)] if len(others) else np.empty((0, 2)))
+    return drawn
+
+
+def measure_masks(model: nn.Module, table: pd.DataFrame, *, image_size: int, grid_frames: int, seed: int,
+                  device: torch.device) -> dict:
+    """Measure the vessel masks of every row of `table`, the first `grid_frames` of them over the grid.
+
+    Returns `scores` (of `score_conditions`, one per frame), `grid` (`dice`, `change`, (frames, 9, 9)) and the
+    `example`, the frame whose mask changes most over the grid (`find_most_changed`).
+    """
+    views = known_views(table)
+    others = draw_other_views(views, table["patient_id"], seed=seed)
+    scores, grids, example = [], [], None
+    for position, row in tqdm(table.iterrows(), total=len(table), desc="angles", unit="frame"):
+        frame = read_frame(row["cine_path"], int(row["frame_index"]))
+        encoded = EncodedFrame(model, frame, image_size=image_size, device=device)
+        labels = read_frame_masks(row, frame.shape[:2])
+        scores.append(score_conditions(encoded, condition_views(views[position], others[position]), labels))
+        if len(grids) < grid_frames:
+            grids.append(compare_over_grid(encoded, views[position]))
+            if grids[-1]["dice"].min() <= min(grid["dice"].min() for grid in grids):
+                example = {"frame": frame, **find_most_changed(encoded, views[position], grids[-1]["dice"])}
+    grid = {name: np.stack([one[name] for one in grids]) for name in ("dice", "change")}
+    return {"scores": scores, "grid": grid, "example": example}
+
+
+def find_most_changed(encoded: EncodedFrame, view_deg: np.ndarray, grid_dice: np.ndarray) -> dict:
+    """Return the masks `own` and `other`, bool (H, W), at `view_deg` and at `other_view_deg`, least alike of
+    the grid.
+
+    grid_dice: float64 (9, 9) of `compare_over_grid`; the least is returned as `dice`.
+    """
+    worst = grid_views()[np.argmin(grid_dice)]
+    own, other = encoded.probabilities(np.array([view_deg, worst])) >= THRESHOLD
+    return {"own": own, "other": other, "view_deg": view_deg, "other_view_deg": worst, "dice": grid_dice.min()}
+
+
+def known_views(table: pd.DataFrame) -> np.ndarray:
+    """Return primary and secondary angle in degrees, float64 (rows, 2)."""
+    return table[["primary_angle", "secondary_angle"]].to_numpy(dtype=np.float64)
 
 
 def condition_views(view_deg: Sequence[float], other_views: np.ndarray) -> dict[str, np.ndarray]:
@@ -120,6 +173,12 @@ def condition_views(view_deg: Sequence[float], other_views: np.ndarray) -> dict[
     return {"shuffled": other_views, **{name: np.array([view]) for name, view in singles.items()}}
 
 
+def split_conditions(views: dict[str, np.ndarray], together: np.ndarray) -> dict[str, np.ndarray]:
+    """Return by condition what was found at the views of all conditions, one after the other."""
+    ends = np.cumsum([len(of_condition) for of_condition in views.values()])
+    return dict(zip(views, np.split(together, ends[:-1])))
+
+
 def score_conditions(
     encoded: EncodedFrame, views: dict[str, np.ndarray], labels: dict[str, np.ndarray]
 ) -> dict:
@@ -128,9 +187,7 @@ def score_conditions(
     labels: name to bool (H, W). Returns {condition: {label name: mean Dice, "own": mean Dice with the
     prediction at the true view, "change": mean |difference of probability| from it}}.
     """
-    ends = np.cumsum([len(of_condition) for of_condition in views.values()])
-    together = encoded.probabilities(np.vstack(list(views.values())))
-    maps = dict(zip(views, np.split(together, ends[:-1])))
+    maps = split_conditions(views, encoded.probabilities(np.vstack(list(views.values()))))
     own = maps["true"][0]
     labels = {**labels, "own": own >= THRESHOLD}
     scores = {}
@@ -141,12 +198,14 @@ def score_conditions(
     return scores
 
 
-def summarise_conditions(scores: Sequence[dict], patients: Sequence) -> dict:
+def summarise_conditions(
+    scores: Sequence[dict], patients: Sequence, conditions: Sequence[str] = CONDITIONS
+) -> dict:
     """Return {label name: {condition: {mean, ci95, minus_true, minus_true_ci95}}} over frames.
 
     scores: one result of `score_conditions` per frame; intervals are of bootstrap over patients,
     `minus_true` is paired frame by frame. A label that no frame has is left out; a frame without it is left
-    out of that label.
+    out of that label, and one without a condition out of that condition.
     """
     names = sorted({name for frame in scores for name in frame["true"]})
     summary = {}
@@ -155,12 +214,18 @@ def summarise_conditions(scores: Sequence[dict], patients: Sequence) -> dict:
         groups = [patients[index] for index in kept]
         true = np.array([scores[index]["true"][name] for index in kept])
         summary[name] = {}
-        for condition in CONDITIONS:
-            values = np.array([scores[index][condition][name] for index in kept])
+        for condition in conditions:
+            values = np.array([scores[index].get(condition, {}).get(name, math.nan) for index in kept])
             summary[name][condition] = {
-                "mean": float(values.mean()),
+                "mean": mean_of_known(values),
                 "ci95": bootstrap_ci(values, groups),
-                "minus_true": float((values - true).mean()),
+                "minus_true": mean_of_known(values - true),
                 "minus_true_ci95": bootstrap_ci(values - true, groups),
             }
     return summary
+
+
+def mean_of_known(values: np.ndarray) -> float:
+    """Return the mean of what is not nan; nan where nothing is known."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from models.view_encoder import BIN_CENTRES_DEG
-from utils.drawing import BLUE, VERMILION, legend_patches
-from utils.view_impact import CONDITIONS
+from utils.drawing import BLUE, GREEN, SKY_BLUE, VERMILION, agreement_overlay, legend_patches
+from utils.prediction_report import view_text
 
 # Thresholds of the verdict. Dice 0.99: the two masks differ in one pixel of a hundred, less than two
 # annotators' outlines do. 0.95: a difference that shows in an overlay. A gain of 0.01 is a tenth of what
@@ -17,7 +17,8 @@ NEARLY_BLIND_DICE, SENSITIVE_DICE = 0.99, 0.95
 WORTHWHILE_GAIN = 0.01
 APART_COSINE = 0.5
 LABEL_TITLES = {"truth": "Dice against truth", "deepsa": "Dice against DeepSA labels"}
-_TICKS = [f"{angle:+.0f}" if angle else "0" for angle in BIN_CENTRES_DEG]
+EXAMPLE_LEGEND = {"both": GREEN, "only at the other angle": VERMILION, "only at the true angle": SKY_BLUE}
+TICKS = [f"{angle:+.0f}" if angle else "0" for angle in BIN_CENTRES_DEG]
 
 
 def judge(figures: Mapping, grid: Mapping[str, np.ndarray], summary: Mapping) -> dict:
@@ -47,7 +48,7 @@ def judge(figures: Mapping, grid: Mapping[str, np.ndarray], summary: Mapping) ->
             conclusion,
             _judge_predictions(overlap, grid),
             gain["sentence"],
-            _judge_embeddings(figures),
+            judge_embeddings(figures),
         ],
     }
 
@@ -76,7 +77,8 @@ def _judge_gain(summary: Mapping) -> dict[str, str]:
     return {"meaning": meaning, "sentence": sentence}
 
 
-def _judge_embeddings(figures: Mapping) -> str:
+def judge_embeddings(figures: Mapping) -> str:
+    """Return in words whether the view encoder tells angles apart; figures: of `describe_similarity`."""
     mean = figures["mean_between_views"]
     apart = "tells the angles apart" if mean < APART_COSINE else "hardly tells the angles apart"
     return (
@@ -89,12 +91,12 @@ def _judge_embeddings(figures: Mapping) -> str:
 
 def draw_impact(similarity: Mapping, grid: Mapping[str, np.ndarray], summary: Mapping, example: Mapping,
                 sentences: Sequence[str], title: str) -> Figure:
-    """Return the figure. example: `picture` uint8 (H, W, 3), `title`; the others as for `judge`."""
+    """Return the figure. example: of `measure_masks`; the others as for `judge`."""
     figure = Figure(figsize=(16, 11.5), layout="constrained")
     figure.suptitle(title, fontsize=14)
     panels, words = figure.subfigures(2, 1, height_ratios=[10, 1.5])
     cells = panels.subfigures(2, 3)
-    _draw_grid_similarity(cells[0][0].subplots(), similarity["grid"])
+    draw_grid_similarity(cells[0][0].subplots(), similarity["grid"])
     _draw_axis_similarity(cells[0][1].subplots(2, 1), similarity)
     _draw_example(cells[0][2].subplots(), example)
     _draw_heat(
@@ -107,7 +109,7 @@ def draw_impact(similarity: Mapping, grid: Mapping[str, np.ndarray], summary: Ma
                "viridis_r")
     labels = [name for name in LABEL_TITLES if name in summary]
     for axis, name in zip(np.atleast_1d(cells[1][2].subplots(len(labels), 1)), labels):
-        _draw_conditions(axis, summary[name], LABEL_TITLES[name])
+        draw_conditions(axis, summary[name], LABEL_TITLES[name])
     words.text(0.02, 0.98, sentences[0], va="top", fontsize=12, fontweight="bold")
     words.text(
         0.02, 0.80, "\n".join(fill(sentence, 180) for sentence in sentences[1:]), va="top", fontsize=11
@@ -115,12 +117,13 @@ def draw_impact(similarity: Mapping, grid: Mapping[str, np.ndarray], summary: Ma
     return figure
 
 
-def _draw_grid_similarity(axis, matrix: np.ndarray) -> None:
+def draw_grid_similarity(axis, matrix: np.ndarray) -> None:
+    """Draw the cosine similarities of the 81 views, float64 (81, 81)."""
     image = axis.imshow(matrix, vmin=-1, vmax=1, cmap="cividis", interpolation="nearest")
     axis.set_title("similarity of embeddings, 9 × 9 views")
-    middles = np.arange(len(_TICKS)) * len(_TICKS) + len(_TICKS) // 2
-    axis.set_xticks(middles, _TICKS, fontsize=8)
-    axis.set_yticks(middles, _TICKS, fontsize=8)
+    middles = np.arange(len(TICKS)) * len(TICKS) + len(TICKS) // 2
+    axis.set_xticks(middles, TICKS, fontsize=8)
+    axis.set_yticks(middles, TICKS, fontsize=8)
     axis.set_xlabel("primary angle, ° (in each block: secondary)")
     axis.set_ylabel("primary angle, °")
     axis.figure.colorbar(image, ax=axis, label="cosine", shrink=0.8)
@@ -133,17 +136,19 @@ def _draw_axis_similarity(axes, similarity: Mapping) -> None:
         positions = np.arange(len(matrix))
         axis.plot(positions, matrix[middle], "o-", color=np.array(BLUE) / 255, label="to the bin of 0°")
         axis.plot(positions, matrix[-1], "s--", color=np.array(VERMILION) / 255, label="to the unknown bin")
-        axis.set_xticks(positions, [*_TICKS, "unknown"], fontsize=8)
+        axis.set_xticks(positions, [*TICKS, "unknown"], fontsize=8)
         axis.set(title=f"{name} angle alone", xlabel=f"{name} angle, °", ylabel="cosine", ylim=(-1.05, 1.05))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
 
 
 def _draw_example(axis, example: Mapping) -> None:
-    axis.imshow(example["picture"])
-    axis.set_title(example["title"], fontsize=11)
+    """Draw the mask at the true angle against that at the angle that changes it most."""
+    axis.imshow(agreement_overlay(example["frame"], example["own"], example["other"]))
+    against = f"against {view_text(example['other_view_deg'])}, Dice {example['dice']:.4f}"
+    axis.set_title(f"most changed case: {view_text(example['view_deg'])} (true)\n{against}", fontsize=11)
     axis.set_axis_off()
-    axis.legend(handles=legend_patches(example["legend"]), loc="upper center", bbox_to_anchor=(0.5, 0.0),
+    axis.legend(handles=legend_patches(EXAMPLE_LEGEND), loc="upper center", bbox_to_anchor=(0.5, 0.0),
                 ncols=3, fontsize=8, frameon=False)
 
 
@@ -151,25 +156,25 @@ def _draw_heat(axis, values: np.ndarray, title: str, colors: str) -> None:
     """Draw 9x9 values; the texts are those of the colour bar, so that close values stay readable."""
     image = axis.imshow(values, cmap=colors, origin="lower")
     axis.set_title(title)
-    axis.set_xticks(range(len(_TICKS)), _TICKS)
-    axis.set_yticks(range(len(_TICKS)), _TICKS)
+    axis.set_xticks(range(len(TICKS)), TICKS)
+    axis.set_yticks(range(len(TICKS)), TICKS)
     axis.set(xlabel="secondary angle, ° (cranial +)", ylabel="primary angle, ° (LAO +)")
     bar = axis.figure.colorbar(image, ax=axis, shrink=0.8)
     bar.formatter.set_useOffset(False)
 
 
-def _draw_conditions(axis, conditions: Mapping, title: str) -> None:
-    rows = np.arange(len(CONDITIONS))[::-1]
-    for row, name in zip(rows, CONDITIONS):
-        low, high = conditions[name]["ci95"]
-        mean = conditions[name]["mean"]
-        color = np.array(BLUE if name == "true" else VERMILION) / 255
-        axis.plot([low, high], [row, row], color=color, linewidth=2)
+def draw_conditions(axis, conditions: Mapping, title: str, *, digits: int = 4) -> None:
+    """Draw mean and interval of each condition; conditions: of one label of `summarise_conditions`."""
+    rows = np.arange(len(conditions))[::-1]
+    for row, (name, measured) in zip(rows, conditions.items()):
+        mean, color = measured["mean"], np.array(BLUE if name == "true" else VERMILION) / 255
+        axis.plot(measured["ci95"], [row, row], color=color, linewidth=2)
         axis.plot(mean, row, "o", color=color)
-        axis.annotate(f"{mean:.4f} ({conditions[name]['minus_true']:+.4f})", (mean, row), xytext=(0, 6),
-                      textcoords="offset points", ha="center", fontsize=8)
-    axis.set_yticks(rows, CONDITIONS)
-    axis.set(title=f"{title}, by angles given", ylim=(-0.6, len(CONDITIONS) - 0.3),
+        if np.isfinite(mean):
+            text = f"{mean:.{digits}f} ({measured['minus_true']:+.{digits}f})"
+            axis.annotate(text, (mean, row), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
+    axis.set_yticks(rows, list(conditions))
+    axis.set(title=f"{title}, by angles given", ylim=(-0.6, len(conditions) - 0.3),
              xlabel="mean and 95 % interval (in brackets: minus true)")
     axis.ticklabel_format(axis="x", useOffset=False)
     axis.grid(axis="x", alpha=0.3)

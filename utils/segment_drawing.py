@@ -1,0 +1,53 @@
+"""Pictures of what a stage 2 model says of a frame: beside `drawing.segment_overlay`, the blind guess."""
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from utils.cass_prediction import FramePrediction, blind_box_of_map
+from utils.drawing import ORANGE, SKY_BLUE, VERMILION, YELLOW, as_rgb, segment_legend, segment_name
+from utils.segment_report import SegmentFindings, box_px
+
+BLIND_LEGEND = {"analysed? (map)": ORANGE, "box of the map": SKY_BLUE, "box of the pooled head": YELLOW}
+_HEAT_OPACITY = 0.75
+_LINE_SHARE = 1 / 256           # width of a box's line as a share of the frame's longer side: 2 px of 512
+
+
+def blind_overlay(frame: np.ndarray, prediction: FramePrediction) -> np.ndarray:
+    """Return the frame, uint8 (H, W, 3), with where the analysed segment is guessed to be; see `BLIND_LEGEND`."""
+    opacity = _HEAT_OPACITY * prediction.analysed_probability[..., None]
+    picture = np.rint((1 - opacity) * as_rgb(frame) + opacity * np.array(ORANGE, np.float32)).astype(np.uint8)
+    for box, color in ((blind_box_of_map(prediction), SKY_BLUE), (prediction.box, YELLOW)):
+        draw_box(picture, box_px(box, prediction.size), color)
+    return picture
+
+
+def pointed_overlay(frame: np.ndarray, pointed: Mapping) -> np.ndarray:
+    """Return the frame, uint8 (H, W, 3), with a cross or a box where it was asked; pointed: of `pointed_record`."""
+    picture = as_rgb(frame).copy()
+    if "box_px" in pointed:
+        draw_box(picture, pointed["box_px"], VERMILION)
+        return picture
+    x, y = (round(number) for number in pointed["point_px"])
+    side = max(picture.shape)
+    cv2.drawMarker(picture, (x, y), VERMILION, cv2.MARKER_CROSS, max(9, side // 24), _line_width(picture))
+    return picture
+
+
+def draw_box(picture: np.ndarray, corners_px: Sequence[float], color: Sequence[int]) -> None:
+    """Draw the box (x0, y0, x1, y1) px on a picture, uint8 (H, W, 3), in place."""
+    x0, y0, x1, y1 = (round(corner) for corner in corners_px)
+    cv2.rectangle(picture, (x0, y0), (x1, y1), tuple(color), _line_width(picture), cv2.LINE_AA)
+
+
+def _line_width(picture: np.ndarray) -> int:
+    return max(1, round(max(picture.shape) * _LINE_SHARE))
+
+
+def legend_of(findings: SegmentFindings) -> dict[str, tuple[int, int, int]]:
+    """Return the legend of the segments of a frame, with their probabilities: `13 Mid LAD, p 0.93`."""
+    shown = {segment_name(one.cass_id): f"{segment_name(one.cass_id)}, p {one.probability:.2f}"
+             for one in findings.segments}
+    legend = segment_legend([segment.cass_id for segment in findings.segments], nameless=True)
+    return {shown.get(name, name): color for name, color in legend.items()}
