@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
                         help="degrees, cranial positive and caudal negative, or text such as \"CRA 20\"")
     pointed = parser.add_mutually_exclusive_group()
     pointed.add_argument("--point", type=pointer_of("point"), default=None, metavar="X,Y",
-                         help="ask which segment is there: px of the frame, (0, 0) is the first pixel; one input")
+                         help="ask which segment is there; px of the frame, first pixel 0,0; one input")
     pointed.add_argument("--box", type=pointer_of("box"), default=None, metavar="X0,Y0,X1,Y1",
                          help="the same of the vessels in a box")
     parser.add_argument("--threshold", type=probability, default=THRESHOLD,
@@ -140,7 +140,8 @@ def build_jobs(args: argparse.Namespace) -> list[Job]:
         table = load_table(args.data_csv, args.data_root, parse_path_maps(args.path_map), split)
         jobs = row_jobs(table, args.limit)
     else:
-        jobs = file_jobs(args.inputs, frame_index=args.frame, view_deg=(args.primary_angle, args.secondary_angle))
+        view_deg = (args.primary_angle, args.secondary_angle)
+        jobs = file_jobs(args.inputs, frame_index=args.frame, view_deg=view_deg)
     if not jobs:
         raise DataError(f"no cine, picture or DICOM among or in {', '.join(map(str, args.inputs))}")
     if (args.point or args.box) and len(jobs) > 1:
@@ -201,10 +202,11 @@ def predict_all(jobs: Sequence[Job], args: argparse.Namespace) -> tuple[list[dic
         records.append(record)
         if len(pairs) < CONTACT_SHEET_LIMIT:
             shown = thumbnail(overlay(prediction))
-            pairs.append((thumbnail(prediction.frame), shown, job.name, caption(prediction)))
+            pairs.append((thumbnail(prediction.frame), shown, job.name, caption(prediction, "\n")))
             named |= {segment["cass_id"] for segment in record.get("segments", ())}
     if pairs:
-        legend = segment_legend(sorted(named), nameless=True) if checkpoint["stage"] == CASS_STAGE else VESSEL_LEGEND
+        names_segments = checkpoint["stage"] == CASS_STAGE
+        legend = segment_legend(sorted(named), nameless=True) if names_segments else VESSEL_LEGEND
         save_contact_sheet(args.out / CONTACT_SHEET, pairs, len(records), legend)
     return records, failures
 

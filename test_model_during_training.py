@@ -11,8 +11,8 @@ the same every time: drawn once by --seed, spread over the patients of --split, 
 Stage 1: frame, label, prediction and agreement in colour; where the data has true masks, also against those.
 Scores against labels and against truth stand apart, never mixed. Stage 2: the analysed segment with its true
 name, the names of all vessels, their true names where the data has them, and two answers that stand apart:
-pointed (which segment is this one?) and blind (which one was analysed?). The history of the run is drawn above.
-On the CPU unless asked otherwise, so that it does not disturb training.
+pointed (which segment is this one?) and blind (which one was analysed?). The history of the run is drawn
+above. On the CPU unless asked otherwise, so that it does not disturb training.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--checkpoint-dir", type=Path, default=Path("checkpoints"), help="folder of the run")
     parser.add_argument(
-        "--stage", choices=STAGES, default=None, help="of the run; without it that of the newest latest checkpoint"
+        "--stage", choices=STAGES, default=None, help="of the run; without it the newest latest file decides"
     )
     parser.add_argument(
         "--out", type=Path, default=None, help="picture to write; without it STAGE_preview.png in that folder"
@@ -91,7 +91,7 @@ def load_latest(path: Path, device) -> tuple[Callable, dict]:
 
 
 def newest_run(folder: Path, stage: str | None) -> RunFiles:
-    """Return the files of the run of `stage`; without one, of the stage whose latest checkpoint is the newest.
+    """Return the files of the run of `stage`; without one, of that whose latest checkpoint is the newest.
 
     Raises DataError where the folder has no latest checkpoint of any stage.
     """
@@ -151,8 +151,8 @@ def preview(args: argparse.Namespace, files: RunFiles, rows: pd.DataFrame | None
     cases = [view.predict_case(row, answer)
              for _, row in tqdm(rows.iterrows(), total=len(rows), desc="cases", unit="frame", leave=False)]
     cases, order = view.order(cases)
-    line = (f"{files.stage}, epoch {checkpoint['epoch']}, step {checkpoint['global_step']}: on these {len(cases)} "
-            f"cases {view.describe(cases)}")
+    line = (f"{files.stage}, epoch {checkpoint['epoch']}, step {checkpoint['global_step']}: "
+            f"on these {len(cases)} cases {view.describe(cases)}")
     out = args.out or files.picture("preview")
     figure = draw_preview(view, cases, read_history(files.history), f"{line}\n{order}")
     save_figure_atomic(figure, out, dpi=DPI)

@@ -188,8 +188,8 @@ def run_names(model, checkpoint: dict, limit: int, args: argparse.Namespace, dev
         extra["compared"] = compare_models(found["scores"], found_by_other["scores"], patients)
         models.append((other, found_by_other["features"], "other_probe"))
     for one, features, key in models if train is not None else ():
-        extra[key] = probe_backbone(one.model, {"train": train, "val": rows}, features, image_size=one.image_size,
-                                    device=device)
+        tables, side = {"train": train, "val": rows}, one.image_size
+        extra[key] = probe_backbone(one.model, tables, features, image_size=side, device=device)
     verdict = judge_names(summary, similarity["figures"], **extra, unknown_share=unknown_share(table))
     figure = draw_names_impact(similarity, summary, found["cases"], extra.get("probe"), verdict["sentences"],
                                figure_title(rows, len(grid_rows), args))
@@ -213,14 +213,18 @@ def load_other(args: argparse.Namespace, classes: Sequence[int], device: torch.d
     """Return the model of --compare; CheckpointError unless it names the same segments."""
     model, checkpoint = load_model(args.compare, device)
     if checkpoint["stage"] != NAMES_STAGE:
-        raise CheckpointError(f"--compare {args.compare}: of stage {checkpoint['stage']!r}, allowed is {NAMES_STAGE!r}")
+        raise CheckpointError(
+            f"--compare {args.compare}: of stage {checkpoint['stage']!r}, allowed is {NAMES_STAGE!r}"
+        )
     if set(model.classes) != set(classes):
         raise CheckpointError(f"--compare {args.compare}: its segments are {sorted(model.classes)}, those of "
                               f"{args.checkpoint} {sorted(classes)}; compare models of the same --classes")
     return NamingModel(model, checkpoint["config"]["image_size"], device)
 
 
-def choose_probe_rows(table: pd.DataFrame, args: argparse.Namespace) -> tuple[pd.DataFrame | None, str | None]:
+def choose_probe_rows(
+    table: pd.DataFrame, args: argparse.Namespace
+) -> tuple[pd.DataFrame | None, str | None]:
     """Return training rows for the probe, or None and why there are none."""
     known = with_angles(table[table["split"] == "train"])
     if not args.probe:

@@ -26,32 +26,37 @@ SEGMENTS = (
     ("PROX_LAD", "LAD", 12, 35.0, 28.0),
     ("MID_DIST_LCX", "LCX", 19, "LAO 20", "CAUD 30"),
 )
+NEIGHBOUR = {13: 12, 1: 2, 2: 1, 12: 13, 19: 18}  # CASS numbers
 
 
 def write_tiny_dataset(
     folder, *, patients: int = 4, rows_per_patient: int = 2, size: int = 96, frames: int = 3,
-    val_patients: int = 1, seed: int = 0,
+    val_patients: int = 1, seed: int = 0, cass_truth: bool = False,
 ) -> Path:
     """Write cines, contours, masks and `dataset.csv` below `folder` and return the path of the CSV.
 
     Patients `101-0001` ... have `rows_per_patient` rows each; the last `val_patients` of them are `val`. Row
     `n` (from 0) analyses frame `n % frames` and has a true vessel mask. Rows 1, 6, 11, ... lack view angles.
+    With `cass_truth` each row also has what only a phantom knows of its segments: a true CASS map, in which
+    the vessels beside the analysed segment are all of its neighbour, and a `blind_ceiling`.
     """
     folder = Path(folder)
-    for name in ("cines", "contours", "masks", "deepsa", "truth"):
+    for name in ("cines", "contours", "masks", "deepsa", "truth", "cass"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(patients * rows_per_patient):
         patient = number // rows_per_patient
         rng = np.random.default_rng([seed, number])
         split = "val" if patient >= patients - val_patients else "train"
-        rows.append(_write_row(folder, number, f"101-{patient + 1:04d}", split, size, frames, rng))
+        row, segment, truth = _write_row(folder, number, f"101-{patient + 1:04d}", split, size, frames, rng)
+        rows.append({**row, **_write_cass_truth(folder, row, segment, truth)} if cass_truth else row)
     csv_path = folder / "dataset.csv"
     pd.DataFrame(rows).to_csv(csv_path, index=False)
     return csv_path
 
 
-def _write_row(folder, number, patient_id, split, size, frames, rng) -> dict:
+def _write_row(folder, number, patient_id, split, size, frames, rng) -> tuple[dict, np.ndarray, np.ndarray]:
+    """The row, and the masks (H, W) of its segment and of all vessels."""
     pattern, vessel_name, cass_id, primary, secondary = SEGMENTS[number % len(SEGMENTS)]
     branches = _vessel_tree(size, rng)
     centerline, radii = branches[0][0][60:340], branches[0][1][60:340]
@@ -81,13 +86,23 @@ def _write_row(folder, number, patient_id, split, size, frames, rng) -> dict:
     _write_mask(folder / paths["true_vessel_mask_path"], truth.astype(np.uint8))
     contours = _contours(pattern, frame_index, centerline, left, right, radii, primary, secondary)
     (folder / paths["contours_path"]).write_text(json.dumps(contours), encoding="utf-8")
-    return {
+    row = {
         "patient_id": patient_id, "vessel_pattern": pattern, "phase": PHASES[number % 3],
         "vessel_name": vessel_name, "frame_index": frame_index, "cass_segment": cass_id,
         "cass_segment_original": cass_id, "split": split, "primary_angle": primary,
         "secondary_angle": secondary, "MLD_mm": contours["measurements"]["MLD_mm"],
         "diameter_stenosis_pct": contours["measurements"]["diameter_stenosis_pct"], **paths,
     }
+    return row, segment > 0, truth
+
+
+def _write_cass_truth(folder, row: dict, segment, truth) -> dict:
+    """Write the true CASS map; the cells that it adds to the row."""
+    cass_map = np.where(truth, NEIGHBOUR[row["cass_segment"]], 0).astype(np.uint8)
+    cass_map[segment] = row["cass_segment"]
+    path = row["true_vessel_mask_path"].replace("truth/", "cass/")
+    (folder / path).write_bytes(cv2.imencode(".png", cass_map)[1].tobytes())
+    return {"true_cass_map_path": path, "blind_ceiling": 0.9 if row["phase"] == "PRE" else 0.5}
 
 
 def _vessel_tree(size, rng) -> list[tuple[np.ndarray, np.ndarray]]:

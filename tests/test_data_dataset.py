@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader
 from data.augment import (
     COLLIMATOR_DEPTH, ROTATION_DEG, SCALE, TRANSLATION, augment, close_blades, draw_change, move, shade,
 )
-from data.dataset import AngiogramDataset, collate
+from data.cass import CLASS_IDS
+from data.dataset import AngiogramDataset, box_of, collate
+from data.masks import read_mask
 from data.schema import load_table
 from tests.csv_fixture import write_tiny_dataset
 
@@ -95,6 +97,92 @@ def test_workers_give_the_same_pictures(table):
     assert torch.equal(images, torch.stack([dataset[key]["image"] for key in keys]))
 
 
+def test_the_analysed_segment_comes_with_its_class_and_box(table):
+    dataset = AngiogramDataset(table, image_size=96, classes=CLASS_IDS)
+    for row in range(len(dataset)):
+        sample = dataset[row]
+        assert sample["segment_mask"].shape == (1, 96, 96) and sample["segment_mask"].dtype == torch.float32
+        assert set(sample["segment_mask"].unique().tolist()) == {0.0, 1.0}
+        assert CLASS_IDS[sample["class_index"]] == table["cass_segment"][row]
+        # The picture is as large as the frame, so the mask is the file's own and the box lies around it.
+        mask = read_mask(table["vessel_mask_actual_path"][row])
+        np.testing.assert_array_equal(sample["segment_mask"][0] > 0, mask)
+        ys, xs = np.nonzero(mask)
+        left, top, right, bottom = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) / 96
+        expected = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+        np.testing.assert_allclose(sample["box"], expected, atol=1e-6)
+
+
+def test_without_classes_a_sample_says_nothing_of_the_segment(table):
+    assert not {"segment_mask", "class_index", "box"} & set(AngiogramDataset(table, image_size=32)[0])
+
+
+def test_the_class_index_follows_the_order_of_the_classes(table):
+    assert table["cass_segment"].tolist()[:3] == [13, 1, 2]
+    dataset = AngiogramDataset(table, image_size=32, classes=(19, 13, 12, 2, 1))
+    assert [dataset[i]["class_index"] for i in range(3)] == [1, 4, 3]
+
+
+def test_segment_and_box_go_with_the_augmented_picture(table):
+    dataset = AngiogramDataset(table, image_size=96, augment=True, classes=CLASS_IDS)
+    places = set()
+    for epoch in range(12):
+        sample = dataset[(0, epoch)]
+        mask = sample["segment_mask"][0].numpy() > 0
+        np.testing.assert_array_equal(sample["box"], box_of(mask))
+        # The segment is a stretch of the trunk, which the label of all vessels holds too.
+        assert (sample["deepsa_mask"][0].numpy()[mask] > 0).mean() > 0.75
+        places.add(tuple(sample["box"].tolist()))
+    assert len(places) == 12
+
+
+def test_classes_do_not_change_the_augmented_picture(table):
+    plain = AngiogramDataset(table, image_size=64, augment=True, seed=3)[(0, 2)]
+    named = AngiogramDataset(table, image_size=64, augment=True, seed=3, classes=CLASS_IDS)[(0, 2)]
+    hidden = AngiogramDataset(
+        table, image_size=64, augment=True, seed=3, classes=CLASS_IDS, view_dropout=1.0
+    )[(0, 2)]
+    for other in (named, hidden):
+        assert torch.equal(plain["image"], other["image"])
+        changed = plain["deepsa_mask"] != other["deepsa_mask"]  # by the rounding of two labels at once
+        assert changed.float().mean() < 0.002
+    assert torch.equal(plain["view_deg"], named["view_deg"]) and torch.isnan(hidden["view_deg"]).all()
+
+
+def test_a_segment_out_of_the_picture_has_no_box(table, tmp_path):
+    some = table.copy()
+    np.save(tmp_path / "empty.npy", np.zeros((96, 96), np.uint8))
+    some.loc[0, "vessel_mask_actual_path"] = str(tmp_path / "empty.npy")
+    dataset = AngiogramDataset(some, image_size=64, classes=CLASS_IDS)
+    batch = collate([dataset[0], dataset[1]])
+    assert batch["box"].shape == (2, 4) and batch["box"].isnan().tolist() == [[True] * 4, [False] * 4]
+    assert batch["segment_mask"].sum(dim=(1, 2, 3)).gt(0).tolist() == [False, True]
+    assert batch["class_index"].dtype == torch.int64
+
+
+def test_boxes_by_hand():
+    mask = np.zeros((10, 20), bool)
+    mask[2:4, 5:10] = True
+    np.testing.assert_allclose(box_of(mask), [7.5 / 20, 3 / 10, 5 / 20, 2 / 10])
+    assert box_of(np.ones((10, 20), bool)).tolist() == [0.5, 0.5, 1.0, 1.0]
+    assert np.isnan(box_of(np.zeros((10, 20), bool))).all() and box_of(mask).dtype == np.float32
+
+
+def test_true_cass_maps_come_at_the_frames_own_size_where_there_are_any(table, tmp_path):
+    cass_map = np.zeros((96, 96), np.uint8)
+    cass_map[20:40, 30:50] = 13
+    cv2.imwrite(str(tmp_path / "cass.png"), cass_map)
+    some = table.copy()
+    some["true_cass_map_path"] = [str(tmp_path / "cass.png")] + [np.nan] * (len(some) - 1)
+    dataset = AngiogramDataset(some, image_size=48, frame_masks=True, classes=CLASS_IDS)
+    batch = collate([dataset[0], dataset[1]])
+    np.testing.assert_array_equal(batch["frame_cass_map"][0], cass_map)
+    assert batch["frame_cass_map"][0].dtype == np.uint8 and batch["frame_cass_map"][1] is None
+    expected = read_mask(some["vessel_mask_actual_path"][0])
+    np.testing.assert_array_equal(batch["frame_segment_mask"][0], expected)
+    assert batch["frame_segment_mask"][0].dtype == bool and "frame_cass_map" not in dataset[1]
+
+
 def _arrow(side: int = 96) -> np.ndarray:
     """uint8 (S, S): a shape without any mirror symmetry."""
     picture = np.zeros((side, side), np.uint8)
@@ -172,3 +260,24 @@ def test_what_comes_in_from_outside_stays_dark_however_bright_the_picture_is_mad
         checked += outside.size
         assert outside.size == 0 or np.median(outside) <= 24 / 255
     assert checked > 1000
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_several_labels_move_as_each_would_alone(count):
+    masks = [np.roll(_arrow(), 7 * i, axis=1) for i in range(count)]
+    image = np.full((96, 96, 3), 120, np.uint8)
+    for seed in range(8):
+        together = augment(image, np.stack(masks, axis=-1), np.random.default_rng(seed))
+        assert together[1].shape == (96, 96, count) and together[1].dtype == np.uint8
+        for i, mask in enumerate(masks):
+            alone = augment(image, mask.copy(), np.random.default_rng(seed))
+            np.testing.assert_array_equal(together[0], alone[0])
+            # OpenCV interpolates one and two channels by different code, up to 5 of 255 apart.
+            np.testing.assert_allclose(together[1][..., i].astype(int), alone[1], atol=8)
+
+
+def test_a_blade_covers_every_label():
+    change = replace(draw_change(np.random.default_rng(0)), blades=(0.1, 0.0, 0.0, 0.05), blade_grey=10)
+    labels = np.full((100, 100, 2), 255, np.uint8)
+    _, coverage = close_blades(np.ones((100, 100, 3), np.float32), labels, change)
+    assert (coverage[:, :10] == 0).all() and (coverage[95:] == 0).all() and (coverage[:95, 10:] == 255).all()

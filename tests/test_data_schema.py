@@ -216,6 +216,46 @@ def test_twenty_and_more_planted_faults_are_all_named_in_one_report(tmp_path, ca
     assert f"{len(planted)} faults" in capsys.readouterr().out
 
 
+def test_segments_may_be_named_as_cass_or_syntax_names_them(tiny):
+    rows = _read(tiny)
+    written = ("13", "mid RCA", "SYNTAX 9a", "syntax:12b", "LAD apical", "Left_main", "13.0", "SYNTAX 12")
+    for row, segment in zip(rows, written, strict=True):
+        row["cass_segment"] = row["cass_segment_original"] = segment
+    _write(tiny, rows)
+    report = inspect_csv(tiny)
+    assert report.faults == [] and not [w for w in report.warnings if "segment" in w.column]
+    for column in ("cass_segment", "cass_segment_original"):
+        assert report.table[column].tolist() == [13, 2, 15, 21, 14, 11, 13, 28]
+    assert report.table["cass_segment"].dtype.kind == "i"
+    assert "14 Distal LAD: 1" in schema.summary(report)
+
+
+def test_a_syntax_code_without_the_word_is_a_fault_that_says_what_to_write(tiny):
+    rows = _read(tiny)
+    rows[0]["cass_segment"], rows[1]["cass_segment"], rows[2]["cass_segment_original"] = "9a", "", "diagonal"
+    _write(tiny, rows)
+    report = inspect_csv(tiny)
+    assert [(fault.row, fault.column) for fault in report.faults] == [
+        (2, "cass_segment"), (3, "cass_segment"),
+    ]
+    assert "write it as 'SYNTAX 9a'" in report.faults[0].allowed
+    assert any(w.row == 4 and "'diagonal' names no segment" in w.allowed for w in report.warnings)
+
+
+@pytest.mark.parametrize("value", ["0.25", "1", "", "0", "1.2", "-0.5", "inf", "likely"])
+def test_the_ceiling_of_blind_guesses_is_a_probability_or_blank(tiny, value):
+    allowed = value in ("0.25", "1", "")
+    rows = [row | {"blind_ceiling": "0.5"} for row in _read(tiny)]
+    rows[3]["blind_ceiling"] = value
+    _write(tiny, rows)
+    report = inspect_csv(tiny)
+    assert [fault.row for fault in report.faults] == ([] if allowed else [5])
+    if allowed:
+        expected = float(value) if value else math.nan
+        np.testing.assert_equal(report.table["blind_ceiling"].tolist()[2:4], [0.5, expected])
+        assert "optional columns: " in schema.summary(report) and "blind_ceiling" in schema.summary(report)
+
+
 def test_patient_in_two_splits_and_shared_cine_are_faults(tiny):
     rows = _read(tiny)
     rows[7]["patient_id"] = "101-0001"

@@ -4,11 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import torch
 
 from engine import evaluate, train_one_epoch
+from tests.csv_fixture import write_tiny_dataset
+from tests.tiny_cass import run_cass, stage2, tiny_run
 from tests.tiny_training import CPU, build_run, compute_loss, describe, options, score_batch
 from utils.arguments import choose_num_workers
 from utils.distributed import Ranks, choose_port, choose_world_size, launch
@@ -17,11 +20,12 @@ from utils.spawn import RankError
 
 # (rows, batch per rank on two ranks, accumulation): even, uneven, a rank without a sample in the last step
 CASES = [(8, 2, 1), (11, 2, 1), (9, 2, 2), (5, 2, 1)]
+RUNS = [*map(str, CASES), stage2.STAGE]
+VAL_ROWS = [5] * len(CASES) + [2]
 
 
-def follow_steps(ranks, args):
+def follow_steps(state, loaders, compute_loss, score_batch, ranks):
     """Gradients of every step, the epoch's means and the validation records of a run without learning."""
-    state, loaders, _ = build_run(ranks, args)
     steps = []
     state.optimizer.register_step_pre_hook(
         lambda optimizer, *_: steps.append(
@@ -37,30 +41,49 @@ def follow_steps(ranks, args):
     }
 
 
-def follow_all(ranks, folder):
+def follow_tiny(ranks, rows, batch_size, accum_steps):
+    args = options(rows=rows, batch_size=batch_size, accum_steps=accum_steps, epochs=1, lr=0.0, dropout=0.0)
+    state, loaders, _ = build_run(ranks, args)
+    return follow_steps(state, loaders, compute_loss, score_batch, ranks)
+
+
+def follow_cass(ranks, csv_path):
+    """Stage 2 through its own functions: its class, map, box and vessels, on three rows in batches of two."""
+    found = {}
+
+    def follow(stage, args, state, loaders, *_):
+        found.update(follow_steps(state, loaders, stage.compute_loss, stage.score_batch, ranks))
+
+    args, tables = tiny_run(csv_path, csv_path.parent)
+    args.lr, args.batch_size = 0.0, 2 // ranks.world_size
+    with mock.patch("utils.stage.train", follow):
+        run_cass(ranks, args, tables, dropout=False)
+    return found
+
+
+def follow_all(ranks, folder, csv_path):
     found = []
     for rows, batch_size, accum_steps in CASES:
-        batch_size = batch_size if ranks.world_size == 2 else 2 * batch_size
-        args = options(
-            rows=rows, batch_size=batch_size, accum_steps=accum_steps, epochs=1, lr=0.0, dropout=0.0
-        )
-        found.append(follow_steps(ranks, args))
+        found.append(follow_tiny(ranks, rows, batch_size * 2 // ranks.world_size, accum_steps))
+    found.append(follow_cass(ranks, csv_path))
     torch.save(found, folder / f"{ranks.world_size}-{ranks.rank}.pt")
 
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    launch(follow_all, (folder,), world_size=2, default_port=12398)
-    launch(follow_all, (folder,), world_size=1)
+    shape = dict(patients=5, rows_per_patient=1, val_patients=2, cass_truth=True)
+    csv_path = write_tiny_dataset(tmp_path_factory.mktemp("data"), **shape)
+    launch(follow_all, (folder, csv_path), world_size=2, default_port=12398)
+    launch(follow_all, (folder, csv_path), world_size=1)
     return {name: torch.load(folder / f"{name}.pt") for name in ("1-0", "2-0", "2-1")}
 
 
-@pytest.mark.parametrize("case", range(len(CASES)), ids=[str(case) for case in CASES])
-def test_two_ranks_give_the_gradients_of_one_with_twice_the_batch(followed, case):
-    alone = followed["1-0"][case]["steps"]
+@pytest.mark.parametrize("run", range(len(RUNS)), ids=RUNS)
+def test_two_ranks_give_the_gradients_of_one_with_twice_the_batch(followed, run):
+    alone = followed["1-0"][run]["steps"]
     for name in ("2-0", "2-1"):
-        together = followed[name][case]["steps"]
+        together = followed[name][run]["steps"]
         assert len(together) == len(alone)
         for one, other in zip(alone, together, strict=True):
             for a, b in zip(one, other, strict=True):
@@ -74,9 +97,10 @@ def test_two_ranks_report_the_losses_of_one(followed):
 
 
 def test_validation_gives_every_rank_all_records_in_the_order_of_rows(followed):
-    for alone, first, second in zip(followed["1-0"], followed["2-0"], followed["2-1"], strict=True):
+    runs = zip(VAL_ROWS, followed["1-0"], followed["2-0"], followed["2-1"], strict=True)
+    for rows, alone, first, second in runs:
         assert first["records"] == second["records"]
-        assert [record["row"] for record in first["records"]] == list(range(5))
+        assert [record["row"] for record in first["records"]] == list(range(rows))
         for one, other in zip(alone["records"], first["records"], strict=True):
             assert one == pytest.approx(other, rel=1e-5)
 

@@ -14,6 +14,8 @@ import run
 from utils import demo
 
 METRICS = {"dice_truth": 0.8, "dice_deepsa": 0.7, "deepsa_dice_truth": 0.75, "n_patients": 3}
+SEGMENT_METRICS = {name: 0.5 for name in demo.SEGMENT_SCORES} | {
+    f"{name}_ci95": [0.4, 0.6] for name in demo.SEGMENT_SCORES}
 
 
 def fake_step(title, folder, *, writes, files=None, status=0):
@@ -37,7 +39,8 @@ def steps(tmp_path, monkeypatch):
         fake_step("train", folder, writes="checkpoints",
                   files={"checkpoints/phase1_deepsa_history.jsonl": '{"epoch": 1}\n'}),
         fake_step("evaluate", folder, writes="evaluation",
-                  files={"evaluation/phase1_deepsa_metrics.json": json.dumps(METRICS)}),
+                  files={"evaluation/phase1_deepsa_metrics.json": json.dumps(METRICS),
+                         "phase2_evaluation/phase2_cass_metrics.json": json.dumps(SEGMENT_METRICS)}),
     ]
     monkeypatch.setattr(demo, "build_steps", lambda folder: chosen)
     return chosen

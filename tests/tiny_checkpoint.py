@@ -1,11 +1,14 @@
-"""A stage 1 checkpoint of an untrained `sam3-tiny`, for tests of the tools that read one.
+"""Checkpoints of an untrained `sam3-tiny`, for tests of the tools that read one.
 
     path = write_tiny_checkpoint(tmp_path / "phase1_deepsa_latest.pth")
+    path = write_tiny_cass_checkpoint(tmp_path / "phase2_cass_latest.pth")
 """
 from pathlib import Path
 
 import torch
 
+from data.cass import CLASS_IDS
+from models.cass_model import build_cass_model
 from models.deepsa_model import build_deepsa_model
 from utils.checkpoint import save_checkpoint
 
@@ -20,4 +23,15 @@ def write_tiny_checkpoint(path: Path, *, use_view: bool = True, epoch: int = 0, 
         "stage": "phase1_deepsa", "epoch": epoch, "global_step": 10 * epoch, "model": model.state_dict(),
         "metrics": {"dice_deepsa": 0.5}, "classes": ["vessel"], "parent": None,
         "config": {"backbone": "sam3-tiny", "image_size": IMAGE_SIZE, "use_view": use_view, **config}})
+    return path
+
+
+def write_tiny_cass_checkpoint(path: Path, *, epoch: int = 0, **config) -> Path:
+    """Write a stage 2 checkpoint of the design's classes, always with the same weights; `config` as above."""
+    torch.manual_seed(0)
+    model = build_cass_model(backbone="sam3-tiny", image_size=IMAGE_SIZE, classes=CLASS_IDS, random_init=True)
+    save_checkpoint(path, {
+        "stage": "phase2_cass", "epoch": epoch, "global_step": 10 * epoch, "model": model.state_dict(),
+        "metrics": {"top1_pointed": 0.5}, "classes": list(CLASS_IDS), "parent": None,
+        "config": {"backbone": "sam3-tiny", "image_size": IMAGE_SIZE, "use_view": True, **config}})
     return path

@@ -19,14 +19,25 @@ from typing import NamedTuple
 from run import run_and_wait
 from utils.files import write_text_atomic
 from utils.history import read_history
-from utils.prediction import STAGE
 from utils.run_files import RunFiles
 
+STAGE, CASS_STAGE = "phase1_deepsa", "phase2_cass"
 DEMO = Path("outputs/demo")
-# What fits into 15 minutes on two CPU cores; see LOG.md for the runs that settled these.
+# What fits into 25 minutes on two CPU cores; see LOG.md for the runs that settled these.
 PHANTOM = "--patients 110 --image-size 512 --frames 8 --seed 1 --workers 2".split()
 TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 14 --lr 2e-3 --backbone-lr-scale 0.5 "
             "--eval-every 4 --num-workers 0").split()
+SEGMENT_TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 12 --lr 1e-3 "
+                    "--backbone-lr-scale 0.5 --eval-every 6 --num-workers 0").split()
+SEGMENT_SCORES = {
+    "top1_pointed": "pointed: which segment is this? share that is right",
+    "macro_f1_pointed": "  mean F1 of the classes",
+    "top1_blind": "blind: which segment was analysed? pooled head",
+    "top1_blind_map": "  the map",
+    "top1_blind_ceiling": "  the best that could be known",
+    "segment_f1_map": "every visible segment named (F1 of segments)",
+    "dice_truth": "vessels against the true vessels (Dice)",
+}
 
 
 class Step(NamedTuple):
@@ -41,6 +52,8 @@ def build_steps(demo: Path) -> list[Step]:
     """Return the steps of a demo in the folder `demo`, in order."""
     csv_path, checkpoints = demo / "phantom" / "dataset.csv", demo / "checkpoints"
     best = str(RunFiles(checkpoints, STAGE).best)
+    segments = demo / "phase2_checkpoints"
+    segments_best = str(RunFiles(segments, CASS_STAGE).best)
     data = ["--data-csv", str(csv_path)]
     return [
         Step("Make a phantom data set: simulated angiograms with exact truth",
@@ -62,6 +75,20 @@ def build_steps(demo: Path) -> list[Step]:
         Step("Predict on held-out frames",
              ["predict.py", *data, "--split", "val", "--limit", "8", "--checkpoint", best,
               "--out", str(demo / "predictions")], "predictions"),
+        Step("Train phase 2 from there: name the CASS segments",
+             ["train_stage2_cass_segments.py", *data, *SEGMENT_TRAINING, "--init-from", best,
+              "--checkpoint-dir", str(segments), "--resume"], "phase2_checkpoints"),
+        Step("Draw its predictions as one would during training",
+             ["test_model_during_training.py", *data, "--checkpoint-dir", str(segments)], None),
+        Step("Validate it on patients it never saw",
+             ["train_stage2_cass_segments.py", *data, *SEGMENT_TRAINING, "--eval-only", "--init-from",
+              segments_best, "--checkpoint-dir", str(demo / "phase2_evaluation")], "phase2_evaluation"),
+        Step("Measure its use of view angles",
+             ["test_view_angle_impact.py", *data, "--checkpoint", segments_best,
+              "--out", str(demo / "phase2_view_angles")], "phase2_view_angles"),
+        Step("Name the segments of held-out frames",
+             ["predict.py", *data, "--split", "val", "--limit", "8", "--checkpoint", segments_best,
+              "--out", str(demo / "phase2_predictions")], "phase2_predictions"),
     ]
 
 
@@ -131,7 +158,9 @@ def build_summary(demo: Path, records: Sequence[dict]) -> dict:
     summary = {"val_dice_truth": metrics["dice_truth"], "val_dice_deepsa": metrics["dice_deepsa"],
                "deepsa_dice_truth": metrics["deepsa_dice_truth"], "epochs": len(history),
                "seconds": round(sum(record["seconds"] for record in records), 1)}
-    summary["metrics"] = metrics
+    segments = json.loads(RunFiles(demo / "phase2_evaluation", CASS_STAGE).metrics.read_text(encoding="utf-8"))
+    summary |= {f"val_{name}": segments[name] for name in SEGMENT_SCORES}
+    summary["metrics"], summary["phase2_metrics"] = metrics, segments
     summary["steps"] = [
         {"title": record["title"], "seconds": round(record["seconds"], 1)} for record in records
     ]
@@ -145,6 +174,10 @@ def print_summary(demo: Path, summary: dict) -> None:
     print(f"  prediction against the true vessels      {summary['val_dice_truth']:.3f}")
     print(f"  DeepSA-like label against the true       {summary['deepsa_dice_truth']:.3f}   (the teacher)")
     print(f"  prediction against the DeepSA-like label {summary['val_dice_deepsa']:.3f}")
+    print("\nCASS segments of the same patients (phase 2, a demo's training: see the README for a longer one):")
+    for name, what in SEGMENT_SCORES.items():
+        low, high = summary["phase2_metrics"][f"{name}_ci95"]
+        print(f"  {what:<62} {summary[f'val_{name}']:.3f}  ({low:.3f} to {high:.3f})")
     print("\nPictures:")
     for picture in sorted(demo.glob("*/*.png")):
         if not picture.stem.endswith(("_mask", "_probability")):  # for programs to read, not for eyes

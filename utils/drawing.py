@@ -99,11 +99,11 @@ def agreement_overlay(frame: np.ndarray, label: np.ndarray, prediction: np.ndarr
 
 def segment_overlay(frame: np.ndarray, names: np.ndarray, *, labels: bool = True,
                     vessels: np.ndarray | None = None) -> np.ndarray:
-    """Colour each CASS segment on `frame`, with its number beside it; `segment_legend` says what they are called.
+    """Colour each CASS segment on `frame`, with its number beside it; `segment_legend` has their names.
 
-    frame: as for `mask_overlay`; names: integers (H, W), CASS number of each pixel, 0 = none; vessels: bool (H, W),
-    pixels of it without a name are tinted white. Returns a new uint8 (H, W, 3). Raises ValueError when the sizes
-    differ.
+    frame: as for `mask_overlay`; names: integers (H, W), CASS number of each pixel, 0 = none; vessels: bool
+    (H, W), pixels of it without a name are white. Returns a new uint8 (H, W, 3). Raises ValueError when the
+    sizes differ.
     """
     picture = as_rgb(frame).copy()
     nameless = np.zeros(names.shape, bool)

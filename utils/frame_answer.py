@@ -1,7 +1,7 @@
 """One frame in, what a model of any stage says of it out.
 
     answer, checkpoint = load_answer("checkpoints/phase2_cass_tiny.pth", device=device)
-    vessel_probability, named = answer(frame, view_deg=(31.3, 0.1))         # named: None for a model of stage 1
+    vessel_probability, named = answer(frame, view_deg=(31.3, 0.1))     # named: None for a model of stage 1
 """
 
 from collections.abc import Callable, Sequence
@@ -34,10 +34,10 @@ def answer_frame(
     model: nn.Module, frame: np.ndarray, *, view_deg: Sequence[float], names_segments: bool, image_size: int,
     device: torch.device, scales: Sequence[float] = (1.0,),
 ) -> tuple[np.ndarray, FramePrediction | None]:
-    """Return the vessel probability of a frame uint8 (H, W, 3), float32 (H, W), and, of a stage 2 model, all its
-    answers.
+    """Return the vessel probability, float32 (H, W), and, of a stage 2 model, all its answers.
 
-    scales: magnifications to average over, as in `predict_vessels`; they improve the vessels only.
+    frame: uint8 (H, W, 3); scales: magnifications to average over, as in `predict_vessels`; they
+    improve the vessels only.
     """
     how = dict(view_deg=view_deg, image_size=image_size, device=device)
     if not names_segments:

@@ -2,8 +2,8 @@
 
     write_labels(picture, names, colors={13: (0, 114, 178)})
 
-Greedy, one label after the other among places around its anchor: with the dozen labels of a coronary tree that is
-enough, and the same picture gets the same places every time.
+Greedy, one label after the other among places around its anchor: with the dozen labels of a coronary tree
+that is enough, and the same picture gets the same places every time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ import numpy as np
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 _TEXT_SHARE = 1 / 34            # height of the digits as a share of the picture's longer side: 15 px of 512
+_LEAST_TEXT_PX = 7              # smaller digits cannot be read
 _DARK_LUMA = 140                # below it white digits are easier to read than black ones; by eye
 _DIRECTIONS = 24
 _DISTANCES = (1.0, 1.6, 2.3, 3.2, 4.5, 6.0)     # from anchor to the label's middle, in heights of a label
@@ -26,16 +27,18 @@ def write_labels(picture: np.ndarray, numbers: np.ndarray, colors: Mapping[int, 
                  keep_free: np.ndarray | None = None) -> None:
     """Write each number of `colors` on a chip of its colour beside its pixels, in place, with a line to them.
 
-    picture: uint8 (H, W, 3); numbers: integers (H, W), 0 = nothing; colors: number to RGB 0..255, each of which
-    has a pixel; keep_free: bool (H, W), what else the labels should not hide.
+    picture: uint8 (H, W, 3); numbers: integers (H, W), 0 = nothing; colors: number to RGB 0..255, each of
+    which has a pixel; keep_free: bool (H, W), what else the labels should not hide.
     """
-    scale = max(picture.shape) * _TEXT_SHARE / cv2.getTextSize("0", _FONT, 1.0, 1)[0][1]
+    scale = max(max(picture.shape) * _TEXT_SHARE, _LEAST_TEXT_PX) / cv2.getTextSize("0", _FONT, 1.0, 1)[0][1]
     anchors = [inner_point(numbers == number) for number in colors]
     texts = [cv2.getTextSize(str(number), _FONT, scale, 1)[0] for number in colors]
     pad = max(2, texts[0][1] // 4) if texts else 0
     sizes = [(width + 2 * pad, height + 2 * pad) for width, height in texts]
-    hidden = numbers if keep_free is None else np.where(keep_free & (numbers == 0), -1, numbers.astype(np.int32))
-    corners = place_labels(anchors, sizes, hidden)
+    vessels = numbers.astype(np.int32)
+    if keep_free is not None:
+        vessels[keep_free & (numbers == 0)] = -1
+    corners = place_labels(anchors, sizes, vessels)
     for anchor, (x, y), (width, height) in zip(anchors, corners, sizes):
         nearest = (min(max(anchor[0], x), x + width), min(max(anchor[1], y), y + height))
         cv2.line(picture, anchor, nearest, WHITE, 1, cv2.LINE_AA)
@@ -48,7 +51,7 @@ def write_labels(picture: np.ndarray, numbers: np.ndarray, colors: Mapping[int, 
 
 
 def inner_point(mask: np.ndarray) -> tuple[int, int]:
-    """Return the pixel (x, y) of the largest piece of a bool (H, W) mask that is nearest to that piece's middle.
+    """Return the pixel (x, y) of the largest piece of a bool (H, W) mask that is nearest to its middle.
 
     Raises ValueError for an empty mask.
     """
@@ -66,9 +69,9 @@ def place_labels(
 ) -> list[tuple[int, int]]:
     """Return the upper left corner (x, y) in px of each label of `sizes` (width, height) px.
 
-    anchors: the pixels (x, y) that the labels point at; vessels: integers or bool (H, W), what the labels should not
-    hide, with a number of its own for each thing named, 0 = free. Every label lies inside the picture; one that is
-    larger than the picture starts at its corner.
+    anchors: the pixels (x, y) that the labels point at; vessels: integers (H, W), what the labels should not
+    hide, with a number of its own for each thing named, 0 = free. Every label lies inside the picture; one
+    that is larger than the picture starts at its corner.
     """
     covered = cv2.integral((vessels != 0).astype(np.uint8))
     taken: list[tuple[int, int, int, int]] = []
@@ -96,8 +99,8 @@ def _cost(corner, anchor, size, vessels, covered, taken) -> float:
     under = covered[y1, x1] - covered[y, x1] - covered[y1, x] + covered[y, x]
     middle = np.array([x + width / 2, y + height / 2])
     overlapping = sum(
-        x < other_x + other_width and other_x < x + width and y < other_y + other_height and other_y < y + height
-        for other_x, other_y, other_width, other_height in taken
+        x < left + wide and left < x + width and y < top + high and top < y + height
+        for left, top, wide, high in taken
     )
     return (_COST_LABEL * overlapping + _COST_VESSEL * under / (width * height)
             + _COST_CROSSING * _crossed(middle, anchor, vessels)

@@ -55,11 +55,12 @@ def view_tensor(view_deg: Sequence[float], device: torch.device) -> torch.Tensor
 @torch.inference_mode()
 def predict_vessels(model: nn.Module, frame: np.ndarray, *, view_deg: Sequence[float], image_size: int,
                     device: torch.device, scales: Sequence[float] = (1.0,)) -> np.ndarray:
-    """Return the vessel probability of each pixel of a frame, float32 (H, W) in [0, 1], by a model of any stage.
+    """Return the vessel probability of each pixel of a frame, float32 (H, W) in [0, 1].
 
-    frame: uint8 (H, W, 3); view_deg: (primary, secondary), LAO and cranial positive, nan = unknown; scales:
-    the picture is seen at each of these magnifications about its centre, and the logits are averaged where
-    it is seen. Raises ValueError when none of them shows the whole picture (1 or less).
+    model: of any stage; frame: uint8 (H, W, 3); view_deg: (primary, secondary), LAO and cranial positive,
+    nan = unknown; scales: the picture is seen at each of these magnifications about its centre, and the
+    logits are averaged where it is seen. Raises ValueError when none of them shows the whole picture (1 or
+    less).
     """
     if min(scales) > 1:
         raise ValueError(

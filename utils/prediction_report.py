@@ -40,8 +40,8 @@ _CONTACT_SHEET_INPUTS_PER_ROW = 2
 class Prediction:
     """One predicted frame: frame uint8 (H, W, 3), probability float32 (H, W), mask bool (H, W).
 
-    pixel_mm: (row, column) mm per pixel where it is known, and `pixel_mm_source`, where from. findings, pointed:
-    of a model of stage 2, the latter where something was pointed at.
+    pixel_mm: (row, column) mm per pixel where it is known, and `pixel_mm_source`, where from. findings,
+    pointed: of a model of stage 2, the latter where something was pointed at.
     """
     name: str
     source: FrameSource
@@ -107,8 +107,8 @@ def _segment_fields(prediction: Prediction) -> dict:
 def pixel_size(source: FrameSource, row: Mapping) -> tuple[list[float] | None, str | None]:
     """Return (row, column) mm per pixel and where they are from; (None, None) where nothing is known of them.
 
-    row: of the data set, whose contours file is calibrated; empty for a file. Raises DataError for a contours file
-    that cannot be read.
+    row: of the data set, whose contours file is calibrated; empty for a file. Raises DataError for a contours
+    file that cannot be read.
     """
     if (pixel_mm := isocentre_pixel_mm(source.geometry)) is not None:
         return pixel_mm, "DICOM header, at the isocentre"
@@ -154,7 +154,7 @@ def view_text(view_deg: tuple[float, float]) -> str:
 
 
 def output_paths(folder: Path, name: str) -> dict[str, Path]:
-    """Return the files that a prediction of that name leaves: mask, probability, segments, overlay, record."""
+    """Return the files of a prediction of that name: mask, probability, segments, overlay, record."""
     kinds = ("mask", "probability", "segments", "overlay")
     pictures = {kind: folder / f"{name}_{kind}.png" for kind in kinds}
     return pictures | {"record": folder / f"{name}.json"}
@@ -176,13 +176,14 @@ def _write_png(path: Path, picture: np.ndarray) -> None:
     write_bytes_atomic(path, cv2.imencode(".png", picture)[1].tobytes())
 
 
-def caption(prediction: Prediction) -> str:
-    """Return one line for under a picture: which frame, from where, what was found."""
-    dices = {name: value for name, value in prediction.scores.items() if name.startswith("dice")}
-    scores = "".join(f", {name.replace('_', ' ')} {value:.2f}" for name, value in dices.items())
+def caption(prediction: Prediction, separator: str = ", ") -> str:
+    """Return what stands under a picture: which frame, from where, what was found, Dice with labels."""
     frames = prediction.source.frames
     which = f"frame {prediction.frame_index} (of 0 to {frames - 1}), " if frames > 1 else ""
-    return f"{which}{view_text(prediction.view_deg)}, {_found_text(prediction)}{scores}"
+    dices = {name: value for name, value in prediction.scores.items() if name.startswith("dice")}
+    scores = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in dices.items())
+    parts = (which + view_text(prediction.view_deg), _found_text(prediction), scores)
+    return separator.join(part for part in parts if part)
 
 
 def _found_text(prediction: Prediction) -> str:
@@ -190,7 +191,8 @@ def _found_text(prediction: Prediction) -> str:
         vessel = vessel_record(prediction.mask)
         return f"{vessel['area_px']} px in {vessel['fragments']} pieces"
     number = len(prediction.findings.segments)
-    return f"{number} segment{'' if number == 1 else 's'}, blind guess {blind_text(prediction.findings.prediction)}"
+    guess = blind_text(prediction.findings.prediction)
+    return f"{number} segment{'' if number == 1 else 's'}, blind guess {guess}"
 
 
 def blind_text(prediction: FramePrediction) -> str:
@@ -200,7 +202,7 @@ def blind_text(prediction: FramePrediction) -> str:
 
 
 def overlay(prediction: Prediction) -> np.ndarray:
-    """Return the frame with its segments in colour and numbered, of stage 1 with its vessels; uint8 (H, W, 3)."""
+    """Return the frame with its segments numbered, of stage 1 with its vessels; uint8 (H, W, 3)."""
     if prediction.findings is None:
         return mask_overlay(prediction.frame, prediction.mask, ORANGE)
     return segment_overlay(prediction.frame, prediction.findings.names, vessels=prediction.mask)

@@ -1,7 +1,7 @@
-"""What `test_model_during_training.py` shows of stage 2: the names of a few frames, and the answers to both questions.
+"""What `test_model_during_training.py` shows of stage 2: names in a few frames, answers to both questions.
 
-*pointed*, which segment is this one? The analyst's mask is given. *blind*, which segment did the analyst analyse?
-Nothing is given; where no lesion shows, nobody can know.
+*pointed*, which segment is this one? The analyst's mask is given. *blind*, which segment did the analyst
+analyse? Nothing is given; where no lesion shows, nobody can know.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,11 +31,11 @@ PANELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One frame with its answers: frame uint8 (H, W, 3); segment bool (H, W), the analysed one, CASS `cass_id`.
+    """One frame with its answers: frame uint8 (H, W, 3); segment bool (H, W), the analysed one, `cass_id`.
 
-    cass_map: (H, W), the true CASS numbers, None where the data has none. guesses: probabilities (K,) of the classes
-    by question: "pointed", "head" and "map", the two blind ones. names_right: share of the true pixels of the
-    classes that carry the right name; nan without a true map, or without such pixels.
+    cass_map: (H, W), the true CASS numbers, None where the data has none. guesses: probabilities (K,) of the
+    classes by question: "pointed", "head" and "map", the two blind ones. names_right: share of the true
+    pixels of the classes that carry the right name; nan without a true map, or without such pixels.
     """
     title: str
     frame: np.ndarray
@@ -78,7 +78,8 @@ def _share_of_names_right(findings: SegmentFindings, cass_map: np.ndarray | None
         return float("nan")
     vessel = findings.prediction.vessel_probability >= THRESHOLD
     counts = score_segments(findings.names, cass_map, vessel, findings.prediction.classes)
-    return counts["segments_right_px"] / counts["segments_true_px"] if counts["segments_true_px"] else float("nan")
+    true_px = counts["segments_true_px"]
+    return counts["segments_right_px"] / true_px if true_px else float("nan")
 
 
 def order(cases: Sequence[Case]) -> tuple[list[Case], str]:
@@ -118,7 +119,7 @@ def _captions(case: Case, with_map: bool) -> list[str]:
     captions = [f"truth: {segment_name(case.cass_id)}", f"pointed: {_judged(case, 'pointed')}"]
     if with_map:
         share = case.names_right
-        captions.append("no true map" if np.isnan(share) else f"{share:.0%} of these pixels have the right name")
+        captions.append("no score" if np.isnan(share) else f"{share:.0%} of these pixels have the right name")
     return captions + [f"head: {_judged(case, 'head')}\nmap: {_judged(case, 'map')}"]
 
 
@@ -130,7 +131,8 @@ def _judged(case: Case, question: str) -> str:
 
 def describe(cases: Sequence[Case]) -> str:
     """Return the scores of these cases in words."""
-    right = {question: sum(case.is_right(question) for case in cases) for question in ("pointed", "head", "map")}
-    line = f"pointed {right['pointed']} right, blind {right['head']} (pooled head) and {right['map']} (map)"
+    pointed, head, of_map = (sum(case.is_right(question) for case in cases)
+                             for question in ("pointed", "head", "map"))
+    line = f"pointed {pointed} right, blind {head} (pooled head) and {of_map} (map)"
     shares = [case.names_right for case in cases if not np.isnan(case.names_right)]
     return line + (f", names right on {np.mean(shares):.0%} of the vessel pixels" if shares else "")

@@ -32,7 +32,7 @@ class Case:
 
 
 def predict_case(row: pd.Series, answer: Callable) -> Case:
-    """Predict one row at its analysed frame and score it at the frame's own size; answer: of `load_answer`."""
+    """Predict one row's analysed frame and score it at the frame's own size; answer: of `load_answer`."""
     frame = read_frame(row["cine_path"], int(row["frame_index"]))
     view_deg = (float(row["primary_angle"]), float(row["secondary_angle"]))
     prediction = answer(frame, view_deg=view_deg)[0] >= THRESHOLD
@@ -50,7 +50,7 @@ def predict_case(row: pd.Series, answer: Callable) -> Case:
 
 
 def order(cases: Sequence[Case]) -> tuple[list[Case], str]:
-    """Return the cases, worst first by the better yardstick where every case has it, and the order in words."""
+    """Return the cases, worst first by the better yardstick that every case has, and the order in words."""
     by_truth = all(case.dice_truth is not None for case in cases)
     worst_first = sorted(cases, key=lambda case: case.dice_truth if by_truth else case.dice_deepsa)
     return worst_first, f"worst first by Dice against {'truth' if by_truth else 'labels'}"

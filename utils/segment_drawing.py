@@ -15,7 +15,7 @@ _LINE_SHARE = 1 / 256           # width of a box's line as a share of the frame'
 
 
 def blind_overlay(frame: np.ndarray, prediction: FramePrediction) -> np.ndarray:
-    """Return the frame, uint8 (H, W, 3), with where the analysed segment is guessed to be; see `BLIND_LEGEND`."""
+    """Return the frame, uint8 (H, W, 3), with where the analysed segment may be; see `BLIND_LEGEND`."""
     opacity = _HEAT_OPACITY * prediction.analysed_probability[..., None]
     picture = np.rint((1 - opacity) * as_rgb(frame) + opacity * np.array(ORANGE, np.float32)).astype(np.uint8)
     for box, color in ((blind_box_of_map(prediction), SKY_BLUE), (prediction.box, YELLOW)):
@@ -24,7 +24,7 @@ def blind_overlay(frame: np.ndarray, prediction: FramePrediction) -> np.ndarray:
 
 
 def pointed_overlay(frame: np.ndarray, pointed: Mapping) -> np.ndarray:
-    """Return the frame, uint8 (H, W, 3), with a cross or a box where it was asked; pointed: of `pointed_record`."""
+    """Return the frame, uint8 (H, W, 3), with a cross or a box where it was asked (`pointed_record`)."""
     picture = as_rgb(frame).copy()
     if "box_px" in pointed:
         draw_box(picture, pointed["box_px"], VERMILION)

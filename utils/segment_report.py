@@ -30,7 +30,7 @@ _TOP = 3                        # names in an answer
 
 
 class Pointer(NamedTuple):
-    """Where a question points, in px of the frame: `px` is (x, y) of a "point" or (x0, y0, x1, y1) of a "box"."""
+    """Where a question points, in px of the frame: (x, y) of a "point" or (x0, y0, x1, y1) of a "box"."""
 
     kind: str
     px: tuple[float, ...]
@@ -38,7 +38,7 @@ class Pointer(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentFindings:
-    """The named segments of a frame; names: uint8 (H, W), the CASS number where one of `segments` is, else 0."""
+    """The named segments of a frame; names: uint8 (H, W), the CASS number where one of them is, else 0."""
 
     prediction: FramePrediction
     segments: Sequence[VisibleSegment]
@@ -58,9 +58,9 @@ def find_segments(prediction: FramePrediction, *, threshold: float) -> SegmentFi
 def segments_record(
     findings: SegmentFindings, *, pixel_mm: Sequence[float] | None, mask_file: str
 ) -> list[dict]:
-    """Return the visible segments for JSON; pixel_mm: (row, column) mm per pixel, None = lengths in mm are null.
+    """Return the visible segments for JSON; pixel_mm: (row, column) mm per pixel, None = no lengths in mm.
 
-    `box_px`: outermost pixel centres (x0, y0, x1, y1). `mask`: the value of the segment's pixels in `mask_file`.
+    `box_px`: outermost pixel centres (x0, y0, x1, y1). `mask`: the value of its pixels in `mask_file`.
     """
     return [
         {**name_record(segment.cass_id), "probability": round(float(segment.probability), 4),
@@ -86,15 +86,16 @@ def length_mm(line_px: np.ndarray, pixel_mm: Sequence[float] | None) -> float | 
 
 def analysed_record(prediction: FramePrediction) -> dict:
     """Return the blind guesses, of the pooled head and of the map, each with its box, for JSON."""
-    head = _ranked(prediction.classes, prediction.class_probs) | {"box_px": box_px(prediction.box, prediction.size)}
-    of_map = _ranked(prediction.classes, blind_probs_of_map(prediction))
-    of_map |= {"box_px": box_px(blind_box_of_map(prediction), prediction.size)}
+    classes, size = prediction.classes, prediction.size
+    head = _ranked(classes, prediction.class_probs) | {"box_px": box_px(prediction.box, size)}
+    of_map = _ranked(classes, blind_probs_of_map(prediction))
+    of_map |= {"box_px": box_px(blind_box_of_map(prediction), size)}
     return {"question": "which segment did the analyst analyse in this frame? (blind)", "pooled_head": head,
             "map": of_map}
 
 
 def box_px(box: np.ndarray, size: tuple[int, int]) -> list[float]:
-    """Return a box (x_center, y_center, width, height), shares of the sides, as outermost pixel centres in px."""
+    """Return a box (x_center, y_center, width, height) in shares of the sides as outermost pixel centres."""
     half, sides = np.asarray(box[2:], np.float64) / 2, np.array(size[::-1])
     low, high = (box[:2] - half) * sides, (box[:2] + half) * sides - 1
     return [round(float(side), 1) for side in (*low, *high)]
@@ -103,8 +104,8 @@ def box_px(box: np.ndarray, size: tuple[int, int]) -> list[float]:
 def pointed_record(prediction: FramePrediction, pointer: Pointer, *, threshold: float) -> dict:
     """Return the answer to "which segment is this one?" for JSON.
 
-    `vessel_px` says on how many predicted vessel pixels the answer rests, `distance_px` how far the nearest pixel that
-    was asked lies from the point or the box. Raises ValueError where the frame has nothing there.
+    `vessel_px` says on how many predicted vessel pixels the answer rests, `distance_px` how far the nearest
+    pixel that was asked lies from the point or the box. Raises ValueError for a place outside the frame.
     """
     region = (region_of_point if len(pointer.px) == 2 else region_of_box)(prediction, pointer.px)
     low, high = np.array(pointer.px[:2]), np.array(pointer.px[-2:])
@@ -130,7 +131,7 @@ def describe_pointed(record: Mapping) -> str:
 
 
 def _ranked(classes: Sequence[int], probs: np.ndarray) -> dict:
-    """Return the likeliest name and its rivals: fields of the first, `top` of three, `probabilities` of all."""
+    """Return the likeliest name and its rivals: the first's fields, `top` three, `probabilities` of all."""
     order = np.argsort(-probs, kind="stable")
     top = [name_record(classes[k]) | {"probability": round(float(probs[k]), 4)} for k in order[:_TOP]]
     probabilities = {str(cass_id): round(float(prob), 4) for cass_id, prob in zip(classes, probs)}
@@ -138,7 +139,7 @@ def _ranked(classes: Sequence[int], probs: np.ndarray) -> dict:
 
 
 def score_row(prediction: FramePrediction, row: Mapping) -> dict[str, float]:
-    """Return whether the segment of a row of the data set was named, 1 or 0; empty when it is none of the classes.
+    """Return whether the segment of a row was named, 1 or 0; empty when it is none of the model's classes.
 
     `top1_pointed`: with its mask given; `top1_blind`, `top1_blind_map`: which was analysed?
     """

@@ -75,17 +75,17 @@ def agree_along_vessels(costs: np.ndarray, pairs: np.ndarray, switch: np.ndarray
 
 
 def _walk(count: int, pairs: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Beads in an order in which each comes after its parent, and parents (B,), -1 for the root of each piece."""
+    """Beads (B,) in an order in which each comes after its parent; parents (B,), -1 for the root of a piece."""
     difference = np.abs(costs[pairs[:, 0]] - costs[pairs[:, 1]]).sum(axis=1) + 1e-9  # 0 would be no edge
     graph = sparse.csr_matrix((difference, tuple(pairs.T)), shape=(count, count))
-    tree = csgraph.minimum_spanning_tree(graph)
+    tree = csgraph.minimum_spanning_tree(graph).tocoo()
     _, piece = csgraph.connected_components(tree, directed=False)
-    walks = [csgraph.breadth_first_order(tree, root, directed=False)
-             for root in np.unique(piece, return_index=True)[1]]
-    parent = np.full(count, -1, np.int64)
-    for order, before in walks:
-        parent[order[1:]] = before[order[1:]]
-    return np.concatenate([order for order, _ in walks]), parent
+    roots = np.unique(piece, return_index=True)[1]
+    # One node above all roots, so that one walk reaches every piece.
+    rows, columns = np.concatenate([tree.row, np.full(len(roots), count)]), np.concatenate([tree.col, roots])
+    joined = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(count + 1, count + 1))
+    order, parent = csgraph.breadth_first_order(joined, count, directed=False)
+    return order[1:], np.where(parent[:-1] == count, -1, parent[:-1])
 
 
 def keep_one_place(names: np.ndarray, costs: np.ndarray, beads: Beads, gap_px: float) -> np.ndarray:

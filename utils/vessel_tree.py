@@ -2,15 +2,18 @@
 
 Rows and columns here; (x, y) only where a name says so.
 """
+import itertools
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
+from scipy.spatial import cKDTree
 from skimage.morphology import skeletonize
 
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # each pair of touching pixels once
+_BRIDGED_PIECES = 12    # the largest of a mask; smaller specks are not worth a comparison of every two
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ def thread_beads(mask: np.ndarray, bead_px: float) -> Beads:
     _, bead = csgraph.connected_components(_graph(links[alike.all(axis=1)], points), directed=False)
     pairs = np.unique(np.sort(bead[links], axis=1), axis=0)
     count = np.bincount(bead)
-    centre = np.stack([np.bincount(bead, weights=points[:, axis]) for axis in (0, 1)], axis=1) / count[:, None]
+    sums = [np.bincount(bead, weights=points[:, axis]) for axis in (0, 1)]
+    centre = np.stack(sums, axis=1) / count[:, None]
     of_pixel = bead[_nearest_point(skeleton, points)[mask]]
     return Beads(of_pixel, pairs[pairs[:, 0] != pairs[:, 1]], count.astype(np.float64), centre)
 
@@ -87,10 +91,9 @@ def _nearest_point(skeleton: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def centreline_of(mask: np.ndarray, bridge_px: float) -> np.ndarray:
-    """Return the longest way through the skeleton of a bool (H, W) mask, not empty, as float64 (n, 2) of (x,
-    y) px.
+    """Return the longest way through the skeleton of a bool (H, W) mask, not empty: float64 (n, 2) of (x, y).
 
-    Ordered along the vessel, n >= 1. Pieces of the mask up to `bridge_px` apart, as where another vessel
+    In px, ordered along the vessel, n >= 1. Pieces of the mask up to `bridge_px` apart, as where another vessel
     crosses over, are joined by a straight step.
     """
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
@@ -108,16 +111,15 @@ def centreline_of(mask: np.ndarray, bridge_px: float) -> np.ndarray:
 
 
 def _bridges(links: np.ndarray, points: np.ndarray, bridge_px: float) -> np.ndarray:
-    """Pairs (m, 2) of the nearest points of every two pieces that are at most `bridge_px` apart."""
-    count, piece = csgraph.connected_components(_graph(links, points), directed=False)
+    """Pairs (m, 2) of the nearest points of every two large pieces that are at most `bridge_px` apart."""
+    _, piece = csgraph.connected_components(_graph(links, points), directed=False)
+    largest = np.bincount(piece).argsort()[::-1][:_BRIDGED_PIECES]
     bridges = []
-    for one in range(count):
-        for other in range(one + 1, count):
-            here, there = np.flatnonzero(piece == one), np.flatnonzero(piece == other)
-            squares = ((points[here][:, None] - points[there][None]) ** 2).sum(axis=2)
-            i, j = np.unravel_index(squares.argmin(), squares.shape)
-            if squares[i, j] <= bridge_px ** 2:
-                bridges.append((here[i], there[j]))
+    for one, other in itertools.combinations([np.flatnonzero(piece == number) for number in largest], 2):
+        distance, nearest = cKDTree(points[one]).query(points[other])
+        if distance.min() <= bridge_px:
+            end = distance.argmin()
+            bridges.append((one[nearest[end]], other[end]))
     return np.array(bridges, np.int64).reshape(-1, 2)
 
 

@@ -157,7 +157,8 @@ def find_most_changed(encoded: EncodedFrame, view_deg: np.ndarray, grid_dice: np
     """
     worst = grid_views()[np.argmin(grid_dice)]
     own, other = encoded.probabilities(np.array([view_deg, worst])) >= THRESHOLD
-    return {"own": own, "other": other, "view_deg": view_deg, "other_view_deg": worst, "dice": grid_dice.min()}
+    found = {"own": own, "other": other, "view_deg": view_deg, "other_view_deg": worst}
+    return found | {"dice": grid_dice.min()}
 
 
 def known_views(table: pd.DataFrame) -> np.ndarray:

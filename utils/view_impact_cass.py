@@ -8,6 +8,7 @@ An analyst films a segment from its usual views, so angles also give away which 
 analysed one. Where a row has a true CASS map, every vessel pixel of it is scored as well: there that habit
 helps little.
 """
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,12 +24,23 @@ from data.masks import read_label_map, read_mask
 from models.view_encoder import BIN_CENTRES_DEG
 from utils.cass_prediction import blind_probs_of_map, frame_prediction, pointed_probs
 from utils.metrics import bootstrap_ci
-from utils.view_impact import (CONDITIONS, EncodedFrame, condition_views, draw_other_views, grid_views, known_views,
-                               split_conditions, summarise_conditions)
+from utils.view_impact import (
+    CONDITIONS,
+    EncodedFrame,
+    condition_views,
+    draw_other_views,
+    grid_views,
+    known_views,
+    split_conditions,
+    summarise_conditions,
+)
 from utils.view_probe import pool_pyramid
 
-ANSWERS = {"top1_pointed": "pointed (mask given)", "top1_blind_pooled": "blind (pooled head)",
-           "top1_blind_map": "blind (map)"}
+ANSWERS = {
+    "top1_pointed": "pointed (mask given)",
+    "top1_blind_pooled": "blind (pooled head)",
+    "top1_blind_map": "blind (map)",
+}
 PIXELS = "pixel_accuracy_map"
 MEASURES = {**ANSWERS, PIXELS: "every vessel pixel (map)"}
 # Angles of the other artery are often impossible for this one; of the same artery they are merely wrong.
@@ -39,6 +51,7 @@ CASS_CONDITIONS = (*CONDITIONS[:2], SAME_ARTERY, *CONDITIONS[2:])
 @dataclass(frozen=True)
 class NamingModel:
     """A stage 2 model in eval mode, the side in px of the picture that it sees, and the device it is on."""
+
     model: nn.Module
     image_size: int
     device: torch.device
@@ -47,8 +60,9 @@ class NamingModel:
         """Return a frame, uint8 (H, W, 3), ready to be decoded at any angles."""
         return EncodedFrame(self.model, frame, image_size=self.image_size, device=self.device)
 
-    def read(self, encoded: EncodedFrame, views: np.ndarray, region: np.ndarray,
-             cass_map: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def read(
+        self, encoded: EncodedFrame, views: np.ndarray, region: np.ndarray, cass_map: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         """Return what is read from the frame at views (N, 2) degrees.
 
         region: bool (H, W), the analysed segment, pointed at; cass_map: uint8 (H, W), true CASS numbers.
@@ -114,14 +128,18 @@ def measure_at_true_angles(naming: NamingModel, table: pd.DataFrame) -> dict:
 
 
 def read_truth(row: pd.Series) -> dict:
-    """Return `cass_id`, `region` bool (H, W) and `cass_map` uint8 (H, W), None without one, of a row of the table."""
+    """Return `cass_id`, `region` bool (H, W), `cass_map` uint8 (H, W) or None of a row of the table."""
     path = row.get("true_cass_map_path")
-    return {"cass_id": int(row["cass_segment"]), "region": read_mask(row["vessel_mask_actual_path"]),
-            "cass_map": read_label_map(path) if isinstance(path, str) and path else None}
+    return {
+        "cass_id": int(row["cass_segment"]),
+        "region": read_mask(row["vessel_mask_actual_path"]),
+        "cass_map": read_label_map(path) if isinstance(path, str) and path else None,
+    }
 
 
-def score_names(naming: NamingModel, encoded: EncodedFrame, views: Mapping[str, np.ndarray],
-                truth: Mapping) -> dict[str, dict[str, float]]:
+def score_names(
+    naming: NamingModel, encoded: EncodedFrame, views: Mapping[str, np.ndarray], truth: Mapping
+) -> dict[str, dict[str, float]]:
     """Return {condition: {measure: mean over its views}} for one frame; truth: of `read_truth`.
 
     The measures: for `ANSWERS` whether the name is right, for `PIXELS` the share of pixels.
@@ -135,28 +153,37 @@ def score_names(naming: NamingModel, encoded: EncodedFrame, views: Mapping[str, 
     return scores
 
 
-def name_over_grid(naming: NamingModel, encoded: EncodedFrame, view_deg: Sequence[float], region: np.ndarray) -> dict:
+def name_over_grid(
+    naming: NamingModel, encoded: EncodedFrame, view_deg: Sequence[float], region: np.ndarray
+) -> dict:
     """Name one frame at its own view and at each of the 9 x 9 angles.
 
     Returns `view_deg`, `own` ({answer: CASS number at its own view}) and `grid` ({answer: int (9, 9)}, rows
     primary, columns secondary).
     """
     names, side = naming.read(encoded, np.vstack([[view_deg], grid_views()]), region), len(BIN_CENTRES_DEG)
-    return {"view_deg": [float(angle) for angle in view_deg],
-            "own": {answer: int(given[0]) for answer, given in names.items()},
-            "grid": {answer: given[1:].reshape(side, side) for answer, given in names.items()}}
+    return {
+        "view_deg": [float(angle) for angle in view_deg],
+        "own": {answer: int(given[0]) for answer, given in names.items()},
+        "grid": {answer: given[1:].reshape(side, side) for answer, given in names.items()},
+    }
 
 
 def describe_case(case: Mapping, table: pd.DataFrame) -> dict:
-    """Return a case of `measure_frames` as plain values: which frame of `table`, and its names over the grid."""
+    """Return a case of `measure_frames` as plain values: its frame of `table`, its names over the grid."""
     row = table.iloc[case["row"]]
-    return {"cine_path": row["cine_path"], "frame_index": int(row["frame_index"]), "cass_segment": case["cass_id"],
-            "view_deg": case["view_deg"], "own": case["own"],
-            "grid": {answer: names.tolist() for answer, names in case["grid"].items()}}
+    return {
+        "cine_path": row["cine_path"],
+        "frame_index": int(row["frame_index"]),
+        "cass_segment": case["cass_id"],
+        "view_deg": case["view_deg"],
+        "own": case["own"],
+        "grid": {answer: names.tolist() for answer, names in case["grid"].items()},
+    }
 
 
 def choose_grid_rows(table: pd.DataFrame, count: int, *, seed: int) -> list[int]:
-    """Return up to `count` positions in `table`, of as many different segments as there are, drawn from `seed`."""
+    """Return up to `count` positions in `table`, of different segments first, drawn from `seed`."""
     segments = table.reset_index(drop=True)["cass_segment"].sample(frac=1, random_state=seed)
     turn = segments.groupby(segments).cumcount()
     return [int(position) for position in turn.sort_values(kind="stable").index[:count]]
@@ -171,8 +198,10 @@ def summarise_names(found: Mapping, table: pd.DataFrame) -> dict:
     """
     scores, patients = found["scores"], table["patient_id"].tolist()
     segments = [int(cass_id) for cass_id in table["cass_segment"]]
-    agreement = {answer: float(np.mean([case["grid"][answer] == case["own"][answer] for case in found["cases"]]))
-                 for answer in ANSWERS}
+    agreement = {
+        answer: float(np.mean([case["grid"][answer] == case["own"][answer] for case in found["cases"]]))
+        for answer in ANSWERS
+    }
     return {
         "conditions": summarise_conditions(scores, patients, CASS_CONDITIONS),
         "by_segment": shuffled_loss(scores, patients, segments),
@@ -191,10 +220,13 @@ def shuffled_loss(scores: Sequence[Mapping], patients: Sequence, groups: Sequenc
         chosen = np.flatnonzero(groups == group)
         table[group] = {"n_frames": len(chosen), "n_patients": len(set(patients[chosen].tolist()))}
         for answer in ANSWERS:
-            true, shuffled = (np.array([scores[index][condition][answer] for index in chosen])
-                              for condition in ("true", "shuffled"))
+            true, shuffled = (
+                np.array([scores[index][condition][answer] for index in chosen])
+                for condition in ("true", "shuffled")
+            )
             table[group][answer] = {
-                "true": float(true.mean()), "shuffled": float(shuffled.mean()),
+                "true": float(true.mean()),
+                "shuffled": float(shuffled.mean()),
                 "loss": float((true - shuffled).mean()),
                 "loss_ci95": bootstrap_ci(true - shuffled, patients[chosen]),
             }
@@ -202,13 +234,15 @@ def shuffled_loss(scores: Sequence[Mapping], patients: Sequence, groups: Sequenc
 
 
 def compare_models(scores: Sequence[Mapping], other_scores: Sequence[Mapping], patients: Sequence) -> dict:
-    """Return {measure: {this, this_ci95, other, other_ci95, gain, gain_ci95}} at the true angles, paired by frame."""
+    """Return {measure: {this, other, gain, each with _ci95}} at the true angles, paired by frame."""
     compared = {}
     for measure in MEASURES:
         kept = [index for index, frame in enumerate(other_scores) if measure in frame["true"]]
         if not kept:
             continue
-        this, other = (np.array([some[index]["true"][measure] for index in kept]) for some in (scores, other_scores))
+        this, other = (
+            np.array([some[index]["true"][measure] for index in kept]) for some in (scores, other_scores)
+        )
         groups = [patients[index] for index in kept]
         compared[measure] = {}
         for name, values in (("this", this), ("other", other), ("gain", this - other)):

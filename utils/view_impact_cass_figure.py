@@ -1,4 +1,5 @@
 """The figure of phase 2 from the measurements of `utils.view_impact_cass` and `utils.view_probe`."""
+
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 
@@ -15,15 +16,23 @@ from utils.view_impact_figure import TICKS, draw_conditions, draw_grid_similarit
 from utils.view_probe import AXES
 
 CASES_PER_ROW, MOST_CASES = 2, 6
-CASE_GRIDS = {"top1_pointed": "pointed: which segment is this one?",
-              "top1_blind_pooled": "blind: which one was analysed?"}
+CASE_GRIDS = {
+    "top1_pointed": "pointed: which segment is this one?",
+    "top1_blind_pooled": "blind: which one was analysed?",
+}
 _CASE_INCHES, _PANEL_INCHES = 3.9, 4.2
 _WORDS_PER_LINE, _VERDICT_PER_LINE = 215, 165
 _SIDE_COLOURS = {"left": BLUE, "right": VERMILION}
 
 
-def draw_names_impact(similarity: Mapping, summary: Mapping, cases: Sequence[Mapping], probe: Mapping | None,
-                      sentences: Sequence[str], title: str) -> Figure:
+def draw_names_impact(
+    similarity: Mapping,
+    summary: Mapping,
+    cases: Sequence[Mapping],
+    probe: Mapping | None,
+    sentences: Sequence[str],
+    title: str,
+) -> Figure:
     """Return the figure.
 
     similarity: of `describe_similarity`; summary: of `summarise_names`; cases: of `measure_frames`, the first
@@ -65,15 +74,23 @@ def _draw_details(figure, summary: Mapping, probe: Mapping | None, similarity: M
 
 
 def _draw_losses(axis, by_segment: Mapping) -> None:
-    """Draw what other patients' angles cost the pointed answer in each segment, a bar each with its interval."""
-    for position, (cass_id, measured) in enumerate(by_segment.items()):
+    """Draw the pointed answer of each segment, with the true angles and with another patient's."""
+    for position, measured in enumerate(by_segment.values()):
         true, shuffled = measured["top1_pointed"]["true"], measured["top1_pointed"]["shuffled"]
-        axis.bar(position, true, width=0.75, color=np.array(SKY_BLUE) / 255, label="true angles" if not position else None)
-        axis.bar(position, shuffled, width=0.4, color=np.array(VERMILION) / 255,
-                 label="another patient's" if not position else None)
-        axis.annotate(f"n {measured['n_frames']}", (position, max(true, shuffled)), ha="center", va="bottom", fontsize=8)
-    axis.set_xticks(range(len(by_segment)), [_short_name(cass_id) for cass_id in by_segment], rotation=40, ha="right",
-                    fontsize=8)
+        # One entry in the legend is enough.
+        true_label, shuffled_label = ("true angles", "another patient's") if position == 0 else (None, None)
+        axis.bar(position, true, width=0.75, color=np.array(SKY_BLUE) / 255, label=true_label)
+        axis.bar(position, shuffled, width=0.4, color=np.array(VERMILION) / 255, label=shuffled_label)
+        axis.annotate(
+            f"n {measured['n_frames']}", (position, max(true, shuffled)), ha="center", va="bottom", fontsize=8
+        )
+    axis.set_xticks(
+        range(len(by_segment)),
+        [_short_name(cass_id) for cass_id in by_segment],
+        rotation=40,
+        ha="right",
+        fontsize=8,
+    )
     axis.set(title="pointed top-1 by segment", ylim=(0, 1.18), ylabel="share right")
     axis.grid(axis="y", alpha=0.3)
     axis.legend(fontsize=8, loc="upper right", ncols=2)
@@ -90,11 +107,26 @@ def _draw_probe(axis, name: str, measured: Mapping) -> None:
     axis.plot(limits, limits, color="grey", linewidth=1)
     for side, color in _SIDE_COLOURS.items():
         chosen = sides == side
-        axis.plot(np.array(points["true_deg"])[chosen], np.array(points["guess_deg"])[chosen], ".", alpha=0.6,
-                  color=np.array(color) / 255, label=f"{side} artery")
-    axis.set(title=f"{name} angle from the image alone: {measured['mae_deg']:.1f}° off,\nguessing the artery's median "
-                   f"{measured['artery_mae_deg']:.1f}°", xlim=limits, ylim=limits,
-             xlabel=f"true {name} angle, °", ylabel="probe's guess, °", aspect="equal")
+        axis.plot(
+            np.array(points["true_deg"])[chosen],
+            np.array(points["guess_deg"])[chosen],
+            ".",
+            alpha=0.6,
+            color=np.array(color) / 255,
+            label=f"{side} artery",
+        )
+    title = (
+        f"{name} angle from the image alone: {measured['mae_deg']:.1f}° off,\n"
+        f"guessing the artery's median {measured['artery_mae_deg']:.1f}°"
+    )
+    axis.set(
+        title=title,
+        xlim=limits,
+        ylim=limits,
+        xlabel=f"true {name} angle, °",
+        ylabel="probe's guess, °",
+        aspect="equal",
+    )
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="upper left")
 
@@ -104,11 +136,12 @@ def draw_case(figure, case: Mapping) -> None:
     axes = figure.subplots(1, 1 + len(CASE_GRIDS))
     segment = SEGMENTS[case["cass_id"]]
     axes[0].imshow(thumbnail(mask_overlay(case["frame"], case["region"], segment.colour), _CASE_INCHES))
-    axes[0].set_title(f"analysed: {segment.cass_id} {segment.name}\n{view_text(case['view_deg'])}", fontsize=10)
+    title = f"analysed: {segment.cass_id} {segment.name}\n{view_text(case['view_deg'])}"
+    axes[0].set_title(title, fontsize=10)
     axes[0].set_axis_off()
     for axis, (answer, question) in zip(axes[1:], CASE_GRIDS.items()):
-        given, is_right = case["own"][answer], case["own"][answer] == case["cass_id"]
-        axis.set_title(f"{question}\nat its own view: {given}, {'right' if is_right else 'wrong'}", fontsize=10)
+        verdict = "right" if case["own"][answer] == case["cass_id"] else "wrong"
+        axis.set_title(f"{question}\nat its own view: {case['own'][answer]}, {verdict}", fontsize=10)
         draw_name_grid(axis, case["grid"][answer], case["view_deg"])
 
 
@@ -117,13 +150,29 @@ def draw_name_grid(axis, grid: np.ndarray, view_deg: Sequence[float]) -> None:
     colours = np.array([[SEGMENTS[int(cass_id)].colour for cass_id in row] for row in grid], np.uint8)
     axis.imshow(colours, origin="lower", interpolation="nearest")
     for row, column in np.ndindex(grid.shape):
-        axis.text(column, row, int(grid[row, column]), ha="center", va="center", fontsize=8,
-                  color=_readable_on(colours[row, column]))
+        axis.text(
+            column,
+            row,
+            int(grid[row, column]),
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=_readable_on(colours[row, column]),
+        )
     # Nearest centre, the end bin beyond the ends, as the view encoder takes it.
     primary, secondary = (int(np.abs(np.array(BIN_CENTRES_DEG) - angle).argmin()) for angle in view_deg)
     for colour, width in (("white", 5), ("black", 2.5)):
-        axis.add_patch(Rectangle((secondary - 0.5, primary - 0.5), 1, 1, fill=False, edgecolor=colour, linewidth=width,
-                                 zorder=3))
+        axis.add_patch(
+            Rectangle(
+                (secondary - 0.5, primary - 0.5),
+                1,
+                1,
+                fill=False,
+                edgecolor=colour,
+                linewidth=width,
+                zorder=3,
+            )
+        )
     axis.set_xticks(range(len(TICKS)), TICKS, fontsize=7)
     axis.set_yticks(range(len(TICKS)), TICKS, fontsize=7)
     axis.set_xlabel("secondary angle, ° (cranial +)", fontsize=8)

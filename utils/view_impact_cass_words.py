@@ -1,4 +1,5 @@
-"""The verdict of phase 2 in words, from the measurements of `utils.view_impact_cass` and `utils.view_probe`."""
+"""The verdict of phase 2 in words, from what `utils.view_impact_cass` and `utils.view_probe` measure."""
+
 from collections.abc import Mapping
 
 from utils.view_impact_cass import MEASURES, PIXELS
@@ -10,12 +11,24 @@ from utils.view_probe import AXES
 SENSITIVE_LOSS, SLIGHT_LOSS = 0.10, 0.02
 # Fewer training rows than this without an angle are too few to learn what "unknown" means.
 LEAST_UNKNOWN_SHARE = 0.05
+NOT_COMPARED = (
+    "What wrong angles cost is not yet what the right ones are worth: train the same model with "
+    "--no-use-view and give it as --compare."
+)
 # Shares of the error that is left after guessing the median angle of the artery.
 LARGELY, PARTLY = 0.5, 0.2
 
 
-def judge_names(summary: Mapping, figures: Mapping, *, probe: Mapping | None = None, habit: Mapping | None = None,
-                compared: Mapping | None = None, other_probe: Mapping | None = None, unknown_share: float = 1.0) -> dict:
+def judge_names(
+    summary: Mapping,
+    figures: Mapping,
+    *,
+    probe: Mapping | None = None,
+    habit: Mapping | None = None,
+    compared: Mapping | None = None,
+    other_probe: Mapping | None = None,
+    unknown_share: float = 1.0,
+) -> dict:
     """Return `level` (`nearly blind`, `slightly sensitive`, `sensitive`) and `sentences`, the verdict first.
 
     summary: of `summarise_names`; figures: of `describe_similarity`; probe: of `probe_views`, other_probe the
@@ -25,14 +38,17 @@ def judge_names(summary: Mapping, figures: Mapping, *, probe: Mapping | None = N
     pointed = summary["conditions"]["top1_pointed"]
     level = judge_level(pointed["shuffled"])
     sentences = [_conclude(level, pointed)]
-    sentences += [_describe_measure(name, summary["conditions"][name]) for name in MEASURES
-                  if name in summary["conditions"]]
+    sentences += [
+        _describe_measure(name, summary["conditions"][name])
+        for name in MEASURES
+        if name in summary["conditions"]
+    ]
     sentences += [_warn_of_unknown(unknown_share)] if unknown_share < LEAST_UNKNOWN_SHARE else []
     agreement = summary["grid_agreement"]["top1_pointed"]
-    sentences.append(f"Told each of the 81 angles, a case keeps its pointed name at {agreement:.0%} of them on average.")
-    sentences.append(_describe_comparison(compared) if compared else (
-        "What wrong angles cost is not yet what the right ones are worth: train the same model with --no-use-view and "
-        "give it as --compare."))
+    sentences.append(
+        f"Told each of the 81 angles, a case keeps its pointed name at {agreement:.0%} of them on average."
+    )
+    sentences.append(_describe_comparison(compared) if compared else NOT_COMPARED)
     sentences += [_describe_habit(habit)] if habit else []
     sentences += [_describe_probe(probe, "this model's backbone")] if probe else []
     sentences += [_describe_probe(other_probe, "the other model's backbone")] if other_probe else []
@@ -40,7 +56,7 @@ def judge_names(summary: Mapping, figures: Mapping, *, probe: Mapping | None = N
 
 
 def judge_level(shuffled: Mapping) -> str:
-    """Return how far names depend on the angles, from the loss of the pointed answer with other patients' angles."""
+    """Return how far names depend on the angles, from what other patients' angles cost the pointed answer."""
     loss, least = -shuffled["minus_true"], -shuffled["minus_true_ci95"][1]
     if least <= 0 or loss < SLIGHT_LOSS:
         return "nearly blind"
@@ -49,8 +65,10 @@ def judge_level(shuffled: Mapping) -> str:
 
 def _conclude(level: str, pointed: Mapping) -> str:
     true, shuffled = pointed["true"]["mean"], pointed["shuffled"]
-    numbers = (f"{true:.3f} with the true angles, {shuffled['mean']:.3f} with another patient's "
-               f"({_signed(-shuffled['minus_true'], _turned(shuffled['minus_true_ci95']))})")
+    numbers = (
+        f"{true:.3f} with the true angles, {shuffled['mean']:.3f} with another patient's "
+        f"({_signed(-shuffled['minus_true'], _turned(shuffled['minus_true_ci95']))})"
+    )
     named = f"names are {level} to the view angles"
     if level == "nearly blind" and -shuffled["minus_true_ci95"][1] <= 0:
         named += ", no loss with wrong ones can be measured"
@@ -59,45 +77,67 @@ def _conclude(level: str, pointed: Mapping) -> str:
 
 def _describe_measure(name: str, conditions: Mapping) -> str:
     """One line a measure: its mean at every condition, and what shuffling costs."""
-    parts = [f"{condition} {measured['mean']:.3f}" for condition, measured in conditions.items()
-             if condition != "shuffled" and measured["mean"] == measured["mean"]]
+    parts = [
+        f"{condition} {measured['mean']:.3f}"
+        for condition, measured in conditions.items()
+        if condition != "shuffled" and measured["mean"] == measured["mean"]
+    ]
     shuffled = conditions["shuffled"]
     loss = _signed(-shuffled["minus_true"], _turned(shuffled["minus_true_ci95"]))
     kind = "share right" if name == PIXELS else "top-1"
-    return (f"{MEASURES[name].capitalize()}, {kind}: {parts[0]}, shuffled {shuffled['mean']:.3f} (true - shuffled "
-            f"{loss}), {', '.join(parts[1:])}.")
+    return (
+        f"{MEASURES[name].capitalize()}, {kind}: {parts[0]}, shuffled {shuffled['mean']:.3f} "
+        f"(true - shuffled {loss}), {', '.join(parts[1:])}."
+    )
 
 
 def _warn_of_unknown(share: float) -> str:
-    return (f"Only {share:.1%} of the training rows lack an angle: one axis alone, and unknown, are strange to this model "
-            "and do not say what the picture holds without them.")
+    return (
+        f"Only {share:.1%} of the training rows lack an angle: one axis alone, and unknown, are strange to "
+        "this model and do not say what the picture holds without them."
+    )
 
 
 def _describe_comparison(compared: Mapping) -> str:
-    parts = [f"{MEASURES[name]} {one['this']:.3f} against {one['other']:.3f} ({_signed(one['gain'], one['gain_ci95'])})"
-             for name, one in compared.items()]
+    parts = [
+        f"{MEASURES[name]} {one['this']:.3f} against {one['other']:.3f} "
+        f"({_signed(one['gain'], one['gain_ci95'])})"
+        for name, one in compared.items()
+    ]
     return f"This model against the other (--compare), on the same frames: {'; '.join(parts)}."
 
 
 def _describe_habit(habit: Mapping) -> str:
-    return (f"Habit: without the picture, the analysed segment is guessed from the angles in {habit['angles']:.0%} of "
-            f"the frames, from the artery in {habit['artery']:.0%}, from both in {habit['artery_and_angles']:.0%}; so "
-            "far angles may help because of what is usually filmed from where, not because of how it looks from there.")
+    return (
+        f"Habit: without the picture, the analysed segment is guessed right from the angles in "
+        f"{habit['angles']:.0%} of the frames, from the artery in {habit['artery']:.0%}, from both in "
+        f"{habit['artery_and_angles']:.0%}; so far angles may help because of what is usually filmed from "
+        "where, not because of how it looks from there."
+    )
 
 
 def _describe_probe(probe: Mapping, whose: str) -> str:
     left = [probe[axis]["mae_deg"] / max(probe[axis]["artery_mae_deg"], 1e-9) for axis in AXES]
     found = 1 - sum(left) / len(left)
-    away = ("gives the view largely away" if found >= LARGELY else "gives the view partly away" if found >= PARTLY
-            else "hardly gives the view away, as far as a linear reader sees")
-    parts = [f"{axis} angle within {probe[axis]['mae_deg']:.1f}° on average (guessing the artery's median: "
-             f"{probe[axis]['artery_mae_deg']:.1f}°), at most one bin off in {probe[axis]['within_one_bin']:.0%} "
-             f"({probe[axis]['artery_within_one_bin']:.0%})" for axis in AXES]
+    away = (
+        "gives the view largely away"
+        if found >= LARGELY
+        else "gives the view partly away"
+        if found >= PARTLY
+        else "hardly gives the view away, as far as a linear reader sees"
+    )
+    parts = [
+        f"{axis} angle within {probe[axis]['mae_deg']:.1f}° on average (guessing the artery's median: "
+        f"{probe[axis]['artery_mae_deg']:.1f}°), at most one bin off in {probe[axis]['within_one_bin']:.0%} "
+        f"({probe[axis]['artery_within_one_bin']:.0%})"
+        for axis in AXES
+    ]
     return f"The image alone {away} ({whose}): {'; '.join(parts)}."
 
 
 def _signed(value: float, interval) -> str:
-    value, low, high = (round(number, 3) + 0.0 for number in (value, *interval))  # + 0.0: no minus before a zero
+    # Adding 0.0 turns the minus zero of a rounded difference into zero.
+    value, low, high = (round(number, 3) + 0.0 for number in (value, *interval))
     return f"{value:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
 
 

@@ -172,7 +172,8 @@ def draw_conditions(axis, conditions: Mapping, title: str, *, digits: int = 4) -
         axis.plot(mean, row, "o", color=color)
         if np.isfinite(mean):
             text = f"{mean:.{digits}f} ({measured['minus_true']:+.{digits}f})"
-            axis.annotate(text, (mean, row), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
+            axis.annotate(text, (mean, row), xytext=(0, 6), textcoords="offset points", ha="center",
+                          fontsize=8)
     axis.set_yticks(rows, list(conditions))
     axis.set(title=f"{title}, by angles given", ylim=(-0.6, len(conditions) - 0.3),
              xlabel="mean and 95 % interval (in brackets: minus true)")

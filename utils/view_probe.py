@@ -7,6 +7,7 @@ Anyone sees which one that is, so the probe is told as well.
 
 Angles are cut to the centres of the end bins: the view encoder takes everything beyond for the same.
 """
+
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,7 +25,7 @@ from utils.metrics import bootstrap_ci
 from utils.prediction import network_image
 
 AXES = ("primary", "secondary")
-LEAST_TRAIN_ROWS = 20  # two for each bin of an axis; with fewer the probe would say nothing about the features
+LEAST_TRAIN_ROWS = 20  # two for each bin of an axis; fewer would say nothing about the features
 FREE = 1e4  # scale of the artery among the features: so large that the penalty does not reach it
 PENALTIES = np.logspace(0, 5, 11)  # of standardised features; leave-one-out on the training rows chooses
 
@@ -34,12 +35,16 @@ def pool_pyramid(pyramid: list[torch.Tensor]) -> np.ndarray:
 
     pyramid: [(B, C, h, w), ...]. Returns float32 (B, 2 * C * levels).
     """
-    parts = [part for level in pyramid for part in (level.float().mean(dim=(2, 3)), level.float().std(dim=(2, 3)))]
+    parts = [
+        statistic(level.float(), dim=(2, 3)) for level in pyramid for statistic in (torch.mean, torch.std)
+    ]
     return torch.cat(parts, dim=1).cpu().numpy()
 
 
 @torch.inference_mode()
-def encode_rows(model: nn.Module, table: pd.DataFrame, *, image_size: int, device: torch.device) -> np.ndarray:
+def encode_rows(
+    model: nn.Module, table: pd.DataFrame, *, image_size: int, device: torch.device
+) -> np.ndarray:
     """Return the pooled features of every row's frame, float32 (rows, F)."""
     features = []
     for _, row in tqdm(table.iterrows(), total=len(table), desc="probe", unit="frame"):
@@ -49,8 +54,14 @@ def encode_rows(model: nn.Module, table: pd.DataFrame, *, image_size: int, devic
     return np.stack(features)
 
 
-def probe_backbone(model: nn.Module, tables: Mapping[str, pd.DataFrame], val_features: np.ndarray, *, image_size: int,
-                   device: torch.device) -> dict:
+def probe_backbone(
+    model: nn.Module,
+    tables: Mapping[str, pd.DataFrame],
+    val_features: np.ndarray,
+    *,
+    image_size: int,
+    device: torch.device,
+) -> dict:
     """Return `probe_views` of a model's image features; val_features: of the rows of val, already there."""
     train_features = encode_rows(model, tables["train"], image_size=image_size, device=device)
     return probe_views({"train": train_features, "val": val_features}, tables)
@@ -77,7 +88,9 @@ def _probe_axis(axis: str, features: Mapping, tables: Mapping) -> dict:
     angles = {split: _cut_angles(table, axis) for split, table in tables.items()}
     sides = {split: _sides(table) for split, table in tables.items()}
     scaler = StandardScaler().fit(features["train"])
-    seen = {split: np.c_[scaler.transform(features[split]), FREE * (sides[split] == "left")] for split in tables}
+    seen = {
+        split: np.c_[scaler.transform(features[split]), FREE * (sides[split] == "left")] for split in tables
+    }
     guess = RidgeCV(PENALTIES).fit(seen["train"], angles["train"]).predict(seen["val"])
     by_artery = _median_of_side(angles["train"], sides["train"], sides["val"])
     guesses = {"": np.clip(guess, BIN_CENTRES_DEG[0], BIN_CENTRES_DEG[-1]), "artery_": by_artery}
@@ -89,21 +102,29 @@ def _probe_axis(axis: str, features: Mapping, tables: Mapping) -> dict:
         chosen = sides["val"] == side
         of_side = {name: values[chosen] for name, values in guesses.items()}
         described["by_side"][side] = _describe_guesses(angles["val"][chosen], of_side, patients[chosen])
-    described["points"] = {"true_deg": angles["val"].tolist(), "guess_deg": guesses[""].tolist(),
-                           "side": sides["val"].tolist()}
+    described["points"] = {
+        "true_deg": angles["val"].tolist(),
+        "guess_deg": guesses[""].tolist(),
+        "side": sides["val"].tolist(),
+    }
     return described
 
 
 def _describe_guesses(truth: np.ndarray, guesses: Mapping[str, np.ndarray], patients: np.ndarray) -> dict:
-    """`mae_deg`, `within_one_bin` of the probe ("") and of the guess by artery ("artery_"), and `gain_deg`."""
+    """The figures of the probe (guess "") and of the guess by artery ("artery_"), see `probe_views`."""
     errors = {name: abs(guess - truth) for name, guess in guesses.items()}
     near = {name: abs(_bins(guess) - _bins(truth)) <= 1 for name, guess in guesses.items()}
     described = {"n_frames": len(truth)}
-    for name, values in (("mae_deg", errors[""]), ("gain_deg", errors["artery_"] - errors[""]),
-                         ("within_one_bin", near[""])):
+    for name, values in (
+        ("mae_deg", errors[""]),
+        ("gain_deg", errors["artery_"] - errors[""]),
+        ("within_one_bin", near[""]),
+    ):
         described |= {name: float(values.mean()), f"{name}_ci95": bootstrap_ci(values, patients)}
-    return described | {"artery_mae_deg": float(errors["artery_"].mean()),
-                        "artery_within_one_bin": float(near["artery_"].mean())}
+    return described | {
+        "artery_mae_deg": float(errors["artery_"].mean()),
+        "artery_within_one_bin": float(near["artery_"].mean()),
+    }
 
 
 def name_by_habit(train: pd.DataFrame, val: pd.DataFrame) -> dict:
@@ -124,7 +145,8 @@ def name_by_habit(train: pd.DataFrame, val: pd.DataFrame) -> dict:
     habits = {}
     for name, guess in guesses.items():
         right = (guess == rows["cass_segment"]).to_numpy()
-        habits |= {name: float(right.mean()), f"{name}_ci95": bootstrap_ci(right, val["patient_id"].to_numpy())}
+        interval = bootstrap_ci(right, val["patient_id"].to_numpy())
+        habits |= {name: float(right.mean()), f"{name}_ci95": interval}
     return habits
 
 
@@ -154,6 +176,6 @@ def _sides(table: pd.DataFrame) -> np.ndarray:
 
 
 def _median_of_side(angles_deg: np.ndarray, sides: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """For each of `wanted` sides the median training angle of that side; of all where training lacks the side."""
+    """The median training angle of each of `wanted` sides; of all rows where training lacks the side."""
     medians = {side: np.median(angles_deg[sides == side]) for side in set(sides)}
     return np.array([medians.get(side, np.median(angles_deg)) for side in wanted])
