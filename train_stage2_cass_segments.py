@@ -13,7 +13,8 @@ segment is this one (its mask, box or a point given)? A head on pooled features 
 every vessel pixel answers both.
 
 Ctrl-C or SIGTERM saves at the next step and leaves. In --checkpoint-dir: phase2_cass_latest.pth (to go on), _best.pth
-(best macro-F1 of the pointed question), _history.jsonl, _curves.png, _confusion.png, _metrics.json.
+(best macro-F1 of the pointed question), _history.jsonl, _curves.png, _confusion_pointed.png, _confusion_blind.png,
+_per_class.txt, _metrics.json.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 import torch.nn.functional as F
 
 from data.cass import SEGMENTS, choose_classes, classes_without_rows
+from data.errors import DataError
 from models.cass_model import NEW_PARTS, CassOutput, build_cass_model
 from utils.cass_evaluation import answers, draw_answers, summarise_answers
 from utils.cass_prediction import frame_prediction
@@ -108,13 +110,24 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def choose_task(args: argparse.Namespace, tables: dict) -> Task:
     """The classes and their rows; those of the checkpoint where one of this stage is validated or gone on with."""
+    segments = [int(segment) for table in tables.values() for segment in table["cass_segment"]]
     checkpoint = load_checkpoint(args.init_from) if args.eval_only else None
     if checkpoint is not None and checkpoint["stage"] == STAGE:
+        _check_all_have_a_class(segments, checkpoint["classes"], args.init_from)
         return Task(tuple(checkpoint["classes"]), tuple(checkpoint["config"]["class_rows"]))
-    segments = [int(segment) for table in tables.values() for segment in table["cass_segment"]]
     classes = choose_classes(args.classes, segments)
     trained = tables.get("train", tables["val"])["cass_segment"]
     return Task(classes, tuple(int((trained == cass_id).sum()) for cass_id in classes))
+
+
+def _check_all_have_a_class(segments: list[int], classes: list[int], source: object) -> None:
+    """DataError when the checkpoint `source` has no class for the segment of some rows."""
+    if others := sorted(set(segments) - set(classes)):
+        counts = ", ".join(f"{cass_id} {SEGMENTS[cass_id].name}: {segments.count(cass_id)}" for cass_id in others)
+        raise DataError(
+            f"{source} names the classes {list(classes)}; rows of other segments: {counts}. Take these rows out of "
+            "the CSV, or validate a checkpoint that was trained to name them"
+        )
 
 
 def describe_classes(task: Task, tables: dict) -> str:

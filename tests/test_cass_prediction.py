@@ -1,4 +1,4 @@
-"""Answers for one frame from the stage 2 model's output: shapes, hand-computed votes, regions that are pointed at."""
+"""Answers for one frame from the stage 2 model's output: shapes, votes by hand, regions pointed at."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def random_output(batch=2, side=32, seed=0):
 
 
 def prediction_of(vessel, names=None, analysed=None):
-    """A prediction with the vessel probability (H, W), name probabilities (K + 1, H, W) and analysed (H, W)."""
+    """A prediction of these probabilities: vessel (H, W), names (K + 1, H, W) and analysed (H, W)."""
     vessel = np.asarray(vessel, np.float32)
     names = np.full((len(CLASSES) + 1, *vessel.shape), 0.25) if names is None else names
     analysed = np.zeros_like(vessel) if analysed is None else analysed
@@ -44,7 +44,8 @@ def prediction_of(vessel, names=None, analysed=None):
 def test_a_frame_of_a_batch_comes_out_at_its_own_size():
     output = random_output()
     prediction = frame_prediction(output, 1, (50, 70), CLASSES)
-    assert prediction.size == prediction.vessel_probability.shape == prediction.analysed_probability.shape == (50, 70)
+    assert prediction.size == (50, 70)
+    assert prediction.vessel_probability.shape == prediction.analysed_probability.shape == (50, 70)
     assert prediction.name_log_probs.shape == (4, 50, 70)
     arrays = (prediction.vessel_probability, prediction.name_log_probs, prediction.analysed_probability,
               prediction.class_probs, prediction.box)
@@ -61,9 +62,9 @@ def test_logits_are_interpolated_before_the_softmax():
     def at_size(logits):
         return F.interpolate(logits[:1], size=(64, 64), mode="bilinear", align_corners=False)[0]
 
-    np.testing.assert_allclose(prediction.name_log_probs, at_size(output.name_logits).log_softmax(0).numpy(), atol=2e-3)
-    np.testing.assert_allclose(prediction.vessel_probability, at_size(output.vessel_logits)[0].sigmoid().numpy(),
-                               atol=2e-3)
+    names, vessel = at_size(output.name_logits).log_softmax(0), at_size(output.vessel_logits)[0].sigmoid()
+    np.testing.assert_allclose(prediction.name_log_probs, names.numpy(), atol=2e-3)
+    np.testing.assert_allclose(prediction.vessel_probability, vessel.numpy(), atol=2e-3)
 
 
 def test_half_precision_and_gradients_do_no_harm():
@@ -91,7 +92,8 @@ class EchoModel(torch.nn.Module):
 def test_a_frame_and_its_view_reach_the_model():
     model = EchoModel()
     frame = np.full((48, 60, 3), 255, np.uint8)
-    prediction = predict_cass(model, frame, view_deg=(3.0, float("nan")), image_size=32, device=torch.device("cpu"))
+    view_deg, device = (3.0, float("nan")), torch.device("cpu")
+    prediction = predict_cass(model, frame, view_deg=view_deg, image_size=32, device=device)
     assert model.image.shape == (1, 3, 32, 32) and model.image.min() == 1
     assert model.view_deg[0, 0] == 3 and model.view_deg[0, 1].isnan()
     assert prediction.size == (48, 60) and prediction.classes == CLASSES

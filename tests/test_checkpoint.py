@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils.checkpoint import FORMAT, CheckpointError, load_checkpoint, load_weights, save_checkpoint
+from utils.checkpoint import (
+    FORMAT, CheckpointError, load_checkpoint, load_part_of_weights, load_weights, save_checkpoint,
+)
 from utils.files import save_figure_atomic, write_bytes_atomic, write_text_atomic
 
 
@@ -91,6 +93,52 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded():
     assert "missing (1):\n    1.bias" in text and "unexpected (1):\n    old.b" in text
     assert "0.bias: (4,) in the file, (3,) in the model" in text
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def later_stage():
+    """A model with a part, `body`, that an earlier stage has, and one, `head`, that is new."""
+    model = torch.nn.ModuleDict({"body": torch.nn.Linear(2, 3), "head": torch.nn.Linear(3, 1)})
+    return model, {name: value.clone() for name, value in model.state_dict().items()}
+
+
+EARLIER = {"body.weight": torch.ones(3, 2), "body.bias": torch.arange(3.0)}
+
+
+def test_an_earlier_stage_hands_over_all_it_has_and_new_parts_keep_their_start():
+    model, before = later_stage()
+    text = load_part_of_weights(model, EARLIER, source="a.pth", new=("head.",))
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in EARLIER.items())
+    assert all(torch.equal(after[name], before[name]) for name in ("head.weight", "head.bias"))
+    assert text.splitlines() == [
+        "hand-over from a.pth: 2 tensors, 0.00 M numbers (body 2) came over", "  new: 2 tensors, 0.00 M numbers (head 2)"
+    ]
+
+
+@pytest.mark.parametrize(
+    "state, said",
+    [
+        ({"body.weight": torch.ones(3, 2)}, r"missing \(1\):\s+body\.bias"),
+        ({**EARLIER, "tail.w": torch.ones(1)}, r"unexpected \(1\):\s+tail\.w"),
+        ({**EARLIER, "body.bias": torch.ones(4)}, r"body\.bias: \(4,\) in the file, \(3,\) in the model"),
+        ({**EARLIER, "head.bias": torch.ones(2)}, r"head\.bias: \(2,\) in the file, \(1,\) in the model"),
+    ],
+    ids=["missing", "unexpected", "shape", "shape of a new part"],
+)
+def test_a_hand_over_that_does_not_fit_is_refused_whole(state, said):
+    model, before = later_stage()
+    with pytest.raises(CheckpointError, match=f"(?s)a.pth: .*nothing was loaded.*{said}"):
+        load_part_of_weights(model, state, source="a.pth", new=("head.",))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_parts_that_a_hand_over_leaves_behind_are_said():
+    model, _ = later_stage()
+    state = {**EARLIER, "view.weight": torch.ones(2000, 5), "view.bias": torch.ones(5)}
+    text = load_part_of_weights(model, state, source="a.pth", new=("head.",), left_behind=("view.",))
+    assert "left behind: 2 tensors, 0.01 M numbers (view 2)" in text and "(body 2) came over" in text
+    with pytest.raises(CheckpointError, match=r"(?s)unexpected \(2\):.*view\.weight"):
+        load_part_of_weights(model, state, source="a.pth", new=("head.",))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a POSIX matter")

@@ -20,7 +20,8 @@ def answers(count=80, seed=0):
     """True channels 0 ... 2 (28 never), named ones of which two in three are right, and eight patients."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 3, count)
-    return truth, np.where(rng.random(count) < 0.67, truth, rng.integers(0, 4, count)), rng.integers(0, 8, count)
+    named = np.where(rng.random(count) < 0.67, truth, rng.integers(0, 4, count))
+    return truth, named, rng.integers(0, 8, count)
 
 
 def test_top1_and_macro_f1_are_those_of_sklearn():
@@ -29,7 +30,8 @@ def test_top1_and_macro_f1_are_those_of_sklearn():
     assert set(summary) == {"top1_pointed", "top1_pointed_ci95", "macro_f1_pointed", "macro_f1_pointed_ci95"}
     assert summary["top1_pointed"] == pytest.approx(accuracy_score(truth, named))
     # 28 is named now and then but never true: without recall, it is not averaged.
-    assert summary["macro_f1_pointed"] == pytest.approx(f1_score(truth, named, labels=[0, 1, 2], average="macro"))
+    expected = f1_score(truth, named, labels=[0, 1, 2], average="macro")
+    assert summary["macro_f1_pointed"] == pytest.approx(expected)
 
 
 def test_intervals_are_over_patients():
@@ -39,10 +41,10 @@ def test_intervals_are_over_patients():
     assert alone["top1_x_ci95"][0] < alone["top1_x"] < alone["top1_x_ci95"][1]
     assert alone["macro_f1_x_ci95"][0] < alone["macro_f1_x"] < alone["macro_f1_x_ci95"][1]
     assert one["top1_x_ci95"] == pytest.approx([one["top1_x"]] * 2)
-    pairs = np.repeat(np.arange(40), 2)
-    doubled = summarise_classification(np.repeat(truth[:40], 2), np.repeat(named[:40], 2), pairs, CLASSES, "x")
+    twice = [np.repeat(values, 2) for values in (truth[:40], named[:40], np.arange(40))]
+    doubled = summarise_classification(*twice, CLASSES, "x")
     single = summarise_classification(truth[:40], named[:40], np.arange(40), CLASSES, "x")
-    assert doubled["top1_x_ci95"] == pytest.approx(single["top1_x_ci95"])  # the same frame twice says nothing new
+    assert doubled["top1_x_ci95"] == pytest.approx(single["top1_x_ci95"])  # a frame twice says nothing new
 
 
 def test_answers_that_are_no_channels_are_refused():

@@ -14,6 +14,7 @@ from tests.csv_fixture import write_tiny_dataset
 from tests.tiny_cass import run_cass, stage2, tiny_run
 from tests.tiny_training import CPU, build_run, compute_loss, describe, options, score_batch
 from utils.arguments import choose_num_workers
+from utils.checkpoint import to_plain
 from utils.distributed import Ranks, choose_port, choose_world_size, launch
 from utils.interrupt import StopRequest
 from utils.spawn import RankError
@@ -66,7 +67,7 @@ def follow_all(ranks, folder, csv_path):
     for rows, batch_size, accum_steps in CASES:
         found.append(follow_tiny(ranks, rows, batch_size * 2 // ranks.world_size, accum_steps))
     found.append(follow_cass(ranks, csv_path))
-    torch.save(found, folder / f"{ranks.world_size}-{ranks.rank}.pt")
+    torch.save(to_plain(found), folder / f"{ranks.world_size}-{ranks.rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +87,9 @@ def test_two_ranks_give_the_gradients_of_one_with_twice_the_batch(followed, run)
         together = followed[name][run]["steps"]
         assert len(together) == len(alone)
         for one, other in zip(alone, together, strict=True):
+            largest = max(float(a.abs().max()) for a in one)
             for a, b in zip(one, other, strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6 * largest)
 
 
 def test_two_ranks_report_the_losses_of_one(followed):

@@ -32,15 +32,16 @@ def fake_step(title, folder, *, writes, files=None, status=0):
 
 @pytest.fixture
 def steps(tmp_path, monkeypatch):
-    """Three steps; a test may put others in their place."""
+    """Four steps; a test may put others in their place."""
     folder = tmp_path / "demo"
     chosen = [
         fake_step("data", folder, writes="phantom", files={"phantom/dataset.csv": "rows\n"}),
         fake_step("train", folder, writes="checkpoints",
                   files={"checkpoints/phase1_deepsa_history.jsonl": '{"epoch": 1}\n'}),
         fake_step("evaluate", folder, writes="evaluation",
-                  files={"evaluation/phase1_deepsa_metrics.json": json.dumps(METRICS),
-                         "phase2_evaluation/phase2_cass_metrics.json": json.dumps(SEGMENT_METRICS)}),
+                  files={"evaluation/phase1_deepsa_metrics.json": json.dumps(METRICS)}),
+        fake_step("name", folder, writes="phase2_evaluation",
+                  files={"phase2_evaluation/phase2_cass_metrics.json": json.dumps(SEGMENT_METRICS)}),
     ]
     monkeypatch.setattr(demo, "build_steps", lambda folder: chosen)
     return chosen
@@ -57,14 +58,15 @@ def log(tmp_path):
 def test_finished_demo_is_not_done_again_and_its_summary_has_the_figures(steps, tmp_path, capsys):
     assert run_demo(tmp_path) == 0
     assert run_demo(tmp_path) == 0
-    assert log(tmp_path) == ["data", "train", "evaluate"]
+    assert log(tmp_path) == ["data", "train", "evaluate", "name"]
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert (summary["val_dice_truth"], summary["val_dice_deepsa"], summary["deepsa_dice_truth"]) == (
         0.8,
         0.7,
         0.75,
     )
-    assert summary["epochs"] == 1 and summary["seconds"] > 0 and len(summary["steps"]) == 3
+    assert (summary["phase2_top1_pointed"], summary["phase2_dice_truth"]) == (0.5, 0.5)
+    assert summary["epochs"] == 1 and summary["seconds"] > 0 and len(summary["steps"]) == 4
     assert "done before" in capsys.readouterr().out
 
 
@@ -72,7 +74,7 @@ def test_changed_step_is_done_again_from_the_start_with_all_that_follow(steps, t
     run_demo(tmp_path)
     steps[1] = demo.Step("train", [*steps[1].command, "--changed"], "checkpoints")
     assert run_demo(tmp_path) == 0
-    assert log(tmp_path) == ["data", "train", "evaluate", "train", "evaluate"]
+    assert log(tmp_path) == ["data", "train", "evaluate", "name", "train", "evaluate", "name"]
     history = (tmp_path / "demo" / "checkpoints" / "phase1_deepsa_history.jsonl").read_text()
     assert history.count("epoch") == 1      # nothing of the first training was there to go on with
 
@@ -85,7 +87,7 @@ def test_changed_data_take_the_training_on_them_along(steps, tmp_path):
 
 
 def test_interrupted_step_is_gone_on_with_and_its_time_counts(steps, tmp_path, monkeypatch, capsys):
-    clock = iter([0, 1, 10, 30, 40, 45, 50, 51])        # start and end of: data, train, train again, evaluate
+    clock = iter([0, 1, 10, 30, 40, 45, 50, 51, 60, 62])  # start and end of: data, train twice, evaluate, name
     monkeypatch.setattr(demo.time, "monotonic", lambda: next(clock))
     answers = {"first": 130}
     real = run.run_and_wait
@@ -97,9 +99,9 @@ def test_interrupted_step_is_gone_on_with_and_its_time_counts(steps, tmp_path, m
     assert run_demo(tmp_path) == 130
     assert "goes on from here" in capsys.readouterr().out
     assert run_demo(tmp_path) == 0
-    assert log(tmp_path) == ["data", "train", "train", "evaluate"]
+    assert log(tmp_path) == ["data", "train", "train", "evaluate", "name"]
     seconds = [step["seconds"] for step in json.loads((tmp_path / "demo" / "steps.json").read_text())]
-    assert seconds == [1, 25, 1]
+    assert seconds == [1, 25, 1, 2]
     history = (tmp_path / "demo" / "checkpoints" / "phase1_deepsa_history.jsonl").read_text()
     assert history.count("epoch") == 2      # its folder was left as it was
 
@@ -107,7 +109,7 @@ def test_interrupted_step_is_gone_on_with_and_its_time_counts(steps, tmp_path, m
 def test_fresh_starts_over(steps, tmp_path):
     run_demo(tmp_path)
     assert run_demo(tmp_path, fresh=True) == 0
-    assert log(tmp_path) == ["data", "train", "evaluate"]
+    assert log(tmp_path) == ["data", "train", "evaluate", "name"]
 
 
 def test_every_command_of_the_demo_is_understood_by_its_script(tmp_path):

@@ -31,7 +31,7 @@ def test_the_truth_itself_is_right():
     true = frame()
     names = np.where(true == 7, 0, true)
     counted = record(names, true)
-    assert (counted["segments_true_px"], counted["segments_found_px"], counted["segments_right_px"]) == (700, 700, 700)
+    assert [counted[f"segments_{total}_px"] for total in ("true", "found", "right")] == [700, 700, 700]
     for level in ("segments", "segments_iou50"):
         assert counts_of(counted, level, 1) == counts_of(counted, level, 2) == (1, 0, 0)
         assert counts_of(counted, level, 13) == (0, 0, 0)
@@ -74,7 +74,7 @@ def test_a_name_given_mostly_to_something_else_is_a_false_alarm():
     true = frame()
     names = np.zeros_like(true)
     names[0, :400], names[1, :300], names[2, :200] = 1, 1, 0
-    names[0, 400:510] = 1  # 400 of 810 are right: the segment is found, but most of what is called so is not it
+    names[0, 400:510] = 1  # 400 of 810 are right: it is found, but most of what is called so is not it
     assert counts_of(record(names, true), "segments", 1) == (1, 1, 0)
     assert counts_of(record(names, true), "segments_iou50", 1) == (0, 1, 1)
 

@@ -15,7 +15,8 @@ from data.dataset import box_of
 from utils.cass_prediction import (
     FramePrediction, blind_box_of_map, blind_probs_of_map, pointed_probs, region_of_box, region_of_point,
 )
-from utils.classification import ap50, box_iou, save_confusion_matrix, summarise_classification
+from utils.classification import ap50, box_iou, per_class_table, save_confusion_matrix, summarise_classification
+from utils.files import write_text_atomic
 from utils.metrics import summarise_records
 from utils.run_files import RunFiles
 from utils.segment_scores import summarise_segment_scores
@@ -59,8 +60,11 @@ def summarise_answers(classes: Sequence[int], records: Sequence[Mapping], table)
     """Metrics over all frames, flat, with 95 % intervals over patients."""
     patients = table["patient_id"].tolist()
     own = [patients[record["row"]] for record in records]
-    plain = [key for key in records[0] if not key.startswith("segments_") and key not in ("class", "blind_probability")]
-    means = [{key: record[key] for key in plain if key in record and key not in QUESTIONS} for record in records]
+    other = {"class", "blind_probability", *QUESTIONS}
+    means = [
+        {key: value for key, value in record.items() if key not in other and not key.startswith("segments_")}
+        for record in records
+    ]
     metrics = summarise_records(means, patients)
     truth = [record["class"] for record in records]
     for question in QUESTIONS:
@@ -76,10 +80,11 @@ def summarise_answers(classes: Sequence[int], records: Sequence[Mapping], table)
 
 
 def draw_answers(classes: Sequence[int], records: Sequence[Mapping], table, files: RunFiles) -> None:
-    """The confusion matrices of the two questions, as pictures."""
-    truth = [record["class"] for record in records]
+    """Of each of the two questions the confusion matrix, as a picture, and a table of the classes, as text."""
+    truth, tables = [record["class"] for record in records], []
     for question in ("pointed", "blind"):
-        save_confusion_matrix(
-            files.picture(f"confusion_{question}"), truth, [record[question] for record in records], classes,
-            title=f"Which segment is it? {QUESTIONS[question]}, {len(records)} frames",
-        )
+        found = [record[question] for record in records]
+        title = f"Which segment is it? {QUESTIONS[question]}, {len(records)} frames"
+        save_confusion_matrix(files.picture(f"confusion_{question}"), truth, found, classes, title=title)
+        tables.append(f"{title}\n{per_class_table(truth, found, classes)}\n")
+    write_text_atomic(files.folder / f"{files.stage}_per_class.txt", "\n".join(tables))

@@ -99,8 +99,8 @@ def pointed_probs(prediction: FramePrediction, region: np.ndarray) -> np.ndarray
 def region_of_box(prediction: FramePrediction, box_px: Sequence[float]) -> np.ndarray:
     """Return the predicted vessel pixels in the box (x0, y0, x1, y1) px, bool (H, W).
 
-    All pixels of the box if there are none. Corners are pixel centres and belong to the box. Raises ValueError
-    when no pixel lies in the box.
+    All pixels of the box if there are none. Corners are pixel centres and belong to the box. Raises
+    ValueError when no pixel lies in the box.
     """
     x0, y0, x1, y1 = box_px
     rows, columns = np.ogrid[:prediction.size[0], :prediction.size[1]]

@@ -159,7 +159,7 @@ def build_summary(demo: Path, records: Sequence[dict]) -> dict:
                "deepsa_dice_truth": metrics["deepsa_dice_truth"], "epochs": len(history),
                "seconds": round(sum(record["seconds"] for record in records), 1)}
     segments = json.loads(RunFiles(demo / "phase2_evaluation", CASS_STAGE).metrics.read_text(encoding="utf-8"))
-    summary |= {f"val_{name}": segments[name] for name in SEGMENT_SCORES}
+    summary |= {f"phase2_{name}": segments[name] for name in SEGMENT_SCORES}
     summary["metrics"], summary["phase2_metrics"] = metrics, segments
     summary["steps"] = [
         {"title": record["title"], "seconds": round(record["seconds"], 1)} for record in records
@@ -177,10 +177,10 @@ def print_summary(demo: Path, summary: dict) -> None:
     print("\nCASS segments of the same patients (phase 2, a demo's training: see the README for a longer one):")
     for name, what in SEGMENT_SCORES.items():
         low, high = summary["phase2_metrics"][f"{name}_ci95"]
-        print(f"  {what:<62} {summary[f'val_{name}']:.3f}  ({low:.3f} to {high:.3f})")
+        print(f"  {what:<62} {summary[f'phase2_{name}']:.3f}  ({low:.3f} to {high:.3f})")
     print("\nPictures:")
     for picture in sorted(demo.glob("*/*.png")):
-        if not picture.stem.endswith(("_mask", "_probability")):  # for programs to read, not for eyes
+        if not picture.stem.endswith(("_mask", "_probability", "_segments")):  # for programs to read, not for eyes
             print(f"  {picture}")
     print(f"Figures: {demo / 'summary.json'}")
 

@@ -93,8 +93,8 @@ def _nearest_point(skeleton: np.ndarray, points: np.ndarray) -> np.ndarray:
 def centreline_of(mask: np.ndarray, bridge_px: float) -> np.ndarray:
     """Return the longest way through the skeleton of a bool (H, W) mask, not empty: float64 (n, 2) of (x, y).
 
-    In px, ordered along the vessel, n >= 1. Pieces of the mask up to `bridge_px` apart, as where another vessel
-    crosses over, are joined by a straight step.
+    In px, ordered along the vessel, n >= 1. Pieces of the mask up to `bridge_px` apart, as where another
+    vessel crosses over, are joined by a straight step.
     """
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     cut = np.pad(mask[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1], 1)
