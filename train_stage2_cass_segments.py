@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from data.cass import SEGMENTS, choose_classes, classes_without_rows
 from data.errors import DataError
 from models.cass_model import NEW_PARTS, CassOutput, build_cass_model
+from utils.arguments import non_negative_float
 from utils.cass_evaluation import answers, draw_answers, summarise_answers
 from utils.cass_prediction import frame_prediction
 from utils.checkpoint import CheckpointError, load_checkpoint, load_part_of_weights, load_weights
@@ -67,8 +68,9 @@ class Task:
 
         The user's classes are unbalanced 15 to 1. Unweighted, a class of 13 rows would hardly move the weights;
         with the full inverse its few frames would be learned by heart. The root lies between: 15 to 1 becomes 4 to
-        1. It tells channels apart only in how fast they learn: whatever the weight of a row, inside its mask its
-        own class gains and outside it loses, so no class is preferred where the picture leaves two open.
+        1. For the map it tells channels apart only in how fast they learn: whatever the weight of a row, inside its mask its
+        own class gains and outside it loses, so no class is preferred where the picture leaves two open. The pooled
+        head is not weighted: its probabilities are to be those of the rows, which the ceiling supposes.
         """
         rows = torch.tensor(self.rows, dtype=torch.float32)
         weights = rows.clamp_min(1).rsqrt()
@@ -98,18 +100,35 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--view-dropout", type=float, default=0.1, metavar="P",
         help="hide each angle of a training row with this probability, so that the model learns to do without",
     )
+    parser.add_argument(
+        "--unsure-ends-mm", type=non_negative_float, default=5.0, metavar="MM",
+        help="vessels this near to an end of the annotated segment may be the rest of it: their names are not "
+             "trained. Contours cover about 40 of 40-50 mm; 0 where they cover whole segments",
+    )
     args = parse_stage_arguments(parser, arguments)
     if not 0 <= args.view_dropout < 1:
         parser.error(f"--view-dropout {args.view_dropout}: allowed is 0 to below 1")
     if args.sam3_checkpoint is not None:
         parser.error("--sam3-checkpoint is for stage 1; stage 2 starts from its checkpoint, --init-from")
+    if args.random_init:
+        parser.error("--random-init is for stage 1; stage 2 starts from its checkpoint, --init-from")
     if args.init_from is None:
         args.init_from = RunFiles(args.checkpoint_dir, PARENT_STAGE).best
     return args
 
 
+def check_parent(args: argparse.Namespace) -> None:
+    """CheckpointError, before anything slow, when there is no checkpoint to start from or to go on with."""
+    resumes = args.resume and RunFiles(args.checkpoint_dir, STAGE).latest.exists()
+    if not (args.init_from.exists() or resumes):
+        raise CheckpointError(
+            f"{args.init_from}: no such checkpoint. Train stage 1 first (train_stage1_deepsa.py), or give its "
+            "checkpoint with --init-from"
+        )
+
+
 def choose_task(args: argparse.Namespace, tables: dict) -> Task:
-    """The classes and their rows; those of the checkpoint where one of this stage is validated or gone on with."""
+    """The classes and their rows; those of the checkpoint where one of this stage is validated."""
     segments = [int(segment) for table in tables.values() for segment in table["cass_segment"]]
     checkpoint = load_checkpoint(args.init_from) if args.eval_only else None
     if checkpoint is not None and checkpoint["stage"] == STAGE:
@@ -177,7 +196,7 @@ def cass_losses(task: Task, output: CassOutput, batch: dict) -> dict[str, torch.
     """Per-sample losses (B,): 0.3 segmentation + 0.5 classification + 0.2 box, and their parts.
 
     segmentation: vessels against DeepSA's label, as in stage 1. classification: cross-entropy of the pooled head
-    and the loss of the map's names, weighted by class. box: L1 and generalised IoU of the pooled head's box, and BCE
+    and, weighted by class, the loss of the map's names. box: L1 and generalised IoU of the pooled head's box, and BCE
     and Dice of the pixels that belong to the analysed segment.
     """
     index, device = batch["class_index"], output.class_logits.device
@@ -189,7 +208,8 @@ def cass_losses(task: Task, output: CassOutput, batch: dict) -> dict[str, torch.
     analysed = bce_loss(output.analysed_logits, inside) + 0.5 * soft_dice_loss(output.analysed_logits, inside)
     if "weak_names" in batch:
         names = names + WEAK_NAMES_WEIGHT * weak_name_loss(output.name_logits, index, batch["weak_names"], outside)
-    classification = task.class_weights().to(device)[index] * (pooled + names)
+    pooled = pooled * ~batch["box"].isnan().any(dim=1)  # nothing to guess where the segment left the picture
+    classification = pooled + task.class_weights().to(device)[index] * names
     loss = (
         SEGMENTATION_WEIGHT * segmentation["loss"] + CLASSIFICATION_WEIGHT * classification
         + BOX_WEIGHT * (box + analysed)
@@ -201,14 +221,16 @@ def cass_losses(task: Task, output: CassOutput, batch: dict) -> dict[str, torch.
 def map_targets(output: CassOutput, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights (B, 1, S / 4, S / 4) of pixels of the analysed segment, and of vessel pixels that are not of it.
 
-    What the label or the model itself takes for vessel counts as vessel; the next pixels to the mask as neither.
+    What the label or the model itself takes for vessel counts as vessel; the next pixels to the mask as neither,
+    nor do those beyond its ends: Medis contours often stop short of the segment's.
     """
     stride = batch["segment_mask"].shape[-1] // output.name_logits.shape[-1]
     inside = F.avg_pool2d(batch["segment_mask"], stride)
     predicted = output.vessel_logits.detach().float().sigmoid()
     vessel = F.avg_pool2d(torch.maximum(batch["deepsa_mask"], predicted), stride)
     beside = F.max_pool2d(inside, 3, stride=1, padding=1) > 0
-    return inside, vessel * ~beside
+    outside = vessel * ~beside
+    return inside, outside * (1 - batch["unsure"]) if "unsure" in batch else outside
 
 
 def compute_loss(task: Task, model: torch.nn.Module, batch: dict) -> dict[str, torch.Tensor]:
@@ -260,7 +282,10 @@ def build_stage(task: Task, args: argparse.Namespace) -> Stage:
         score_batch=functools.partial(score_batch, task),
         summarise=functools.partial(summarise_answers, task.classes),
         draw=functools.partial(draw_answers, task.classes),
-        dataset={"classes": task.classes, "atlas": args.use_atlas, "view_dropout": args.view_dropout},
+        dataset=dict(
+            classes=task.classes, atlas=args.use_atlas, view_dropout=args.view_dropout,
+            unsure_ends_mm=args.unsure_ends_mm,
+        ),
         facts={"class_rows": list(task.rows)},
     )
 
@@ -268,6 +293,7 @@ def build_stage(task: Task, args: argparse.Namespace) -> Stage:
 def main() -> None:
     args = parse_arguments()
     with clean_exit():
+        check_parent(args)
         tables = load_tables(args)
         task = choose_task(args, tables)
         if not args.eval_only and int(os.environ.get("RANK", 0)) == 0:

@@ -96,19 +96,12 @@ def _colour(cass_id: int, artery: str) -> tuple[int, int, int]:
 
 
 SEGMENTS: dict[int, Segment] = {row[0]: Segment(*row, _colour(row[0], row[3])) for row in _TABLE}
-# The classes of stage 2, in the order of their channels: the segments that occur in the user's rows.
+# The classes of stage 2's `--classes design`: the segments that occur in the user's rows.
 CLASS_IDS: tuple[int, ...] = tuple(segment.cass_id for segment in SEGMENTS.values() if segment.user_rows)
 SEGMENT_ALLOWED = (
     f"allowed: a CASS number from {min(SEGMENTS)} to {max(SEGMENTS)}, a name of data/cass.py such as "
     "'Mid LAD', or a SYNTAX segment such as 'SYNTAX 9a' or 'LAD apical'"
 )
-
-
-def class_index(cass_id: int) -> int:
-    """The channel, 0..13, of a CASS number; DataError when it is none of `CLASS_IDS`."""
-    if cass_id not in CLASS_IDS:
-        raise DataError(f"CASS segment {cass_id!r} is not one of the {len(CLASS_IDS)} classes {CLASS_IDS}")
-    return CLASS_IDS.index(cass_id)
 
 
 def parse_segment(value: object) -> int:

@@ -35,7 +35,7 @@ class AngiogramDataset(Dataset):
     def __init__(
         self, table: pd.DataFrame, *, image_size: int, augment: bool = False, seed: int = 0,
         frame_masks: bool = False, classes: Sequence[int] | None = None, atlas: bool = False,
-        view_dropout: float = 0.0,
+        view_dropout: float = 0.0, unsure_ends_mm: float = 0.0,
     ):
         if augment and frame_masks:
             raise ValueError("frame_masks are those of the frame as it is; allowed: augment or frame_masks")
@@ -44,9 +44,9 @@ class AngiogramDataset(Dataset):
         self.table = table.reset_index(drop=True)
         self.image_size, self.augment, self.seed, self.frame_masks = image_size, augment, seed, frame_masks
         self.classes = None if classes is None else tuple(classes)
-        self.atlas, self.view_dropout = atlas, view_dropout
+        self.atlas, self.view_dropout, self.unsure_ends_mm = atlas, view_dropout, unsure_ends_mm
         self._rows = self.table.to_dict("records")
-        self._placed: dict[int, tuple | None] = {}  # row -> mean tree in its frame, as shares of the sides
+        self._placed: dict[int, tuple] = {}  # row -> what its contours say, see `_place`
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -58,8 +58,10 @@ class AngiogramDataset(Dataset):
         nan = unknown; `deepsa_mask` float32 (1, S, S) of 0 and 1; `row`, the position in the table. With
         `classes`, of the analysed segment: `segment_mask` float32 (1, S, S) of 0 and 1, `class_index` int64,
         its place in `classes`, and `box` float32 (4,), x_center, y_center, width and height as shares of the
-        side, all nan where nothing of it is in the picture. With `classes` and `atlas` also `weak_names`
-        float32 (K + 1, S / 4, S / 4), see `data.atlas.weak_names`; 0 without angles. With `frame_masks` also `frame_deepsa_mask`, bool
+        side, all nan where nothing of it is in the picture. With `classes` and `atlas`
+        or `unsure_ends_mm` also `weak_names` float32 (K + 1, S / 4, S / 4), see `data.atlas.weak_names`, 0
+        without angles or atlas, and `unsure` float32 (1, S / 4, S / 4), 1 so near to an end of the annotated
+        segment that the rest of it may lie there. With `frame_masks` also `frame_deepsa_mask`, bool
         (H, W) numpy at the frame's own size, `frame_truth_mask` where the row has one, and with both
         `frame_segment_mask` and, where the row has one, `frame_cass_map` uint8 (H, W).
         Raises DataError when a file has changed since the check.
@@ -85,8 +87,8 @@ class AngiogramDataset(Dataset):
             # A stream of its own: with or without it, the pictures are the same.
             hidden = np.random.default_rng([self.seed, epoch, index, 1]).random(2) < self.view_dropout
             sample["view_deg"][torch.from_numpy(hidden)] = torch.nan
-        if self.atlas:
-            sample["weak_names"] = self._weak_names(index, frame.shape[:2], change)
+        if self.atlas or self.unsure_ends_mm:
+            sample |= self._names_around(index, frame.shape[:2], change)
         if self.frame_masks:
             sample |= self._frame_masks(row, frame.shape[:2])
         return sample
@@ -104,30 +106,39 @@ class AngiogramDataset(Dataset):
             image = image.astype(np.float32) / np.float32(255)
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), coverage.transpose(2, 0, 1), change
 
-    def _weak_names(self, index: int, frame_size: tuple[int, int], change) -> torch.Tensor:
-        """The mean tree laid on the analysed segment, changed as the picture was."""
+    def _names_around(self, index: int, frame_size: tuple[int, int], change) -> dict[str, torch.Tensor]:
+        """What the contours and the mean tree say of names beside the analysed segment, changed as the picture was."""
         if index not in self._placed:
             self._placed[index] = self._place(self._rows[index], frame_size)
+        ends, px_share, lines = self._placed[index]
         side = self.image_size // MAP_STRIDE
-        if self._placed[index] is None:
-            return torch.zeros(len(self.classes) + 1, side, side)
-        lines, mm_share = self._placed[index]
-        matrix = np.eye(2, 3) if change is None else change.matrix(self.image_size)
-        # Shares of the sides to px of the picture, changed, to px of the map; pixel centres at integers.
-        moved = [(cass_id, (line * self.image_size - 0.5) @ matrix[:, :2].T + matrix[:, 2]) for cass_id, line in lines]
-        on_map = [(cass_id, (line + 0.5) / MAP_STRIDE - 0.5) for cass_id, line in moved]
-        scale = 1.0 if change is None else change.scale
-        return torch.from_numpy(weak_names(on_map, self.classes, side, scale * side * mm_share))
+        px_per_mm = px_share * side * (1.0 if change is None else change.scale)
+        weak = np.zeros((len(self.classes) + 1, side, side), np.float32)
+        if lines is not None:
+            on_map = [(cass_id, self._on_map(line, change)) for cass_id, line in lines]
+            weak = weak_names(on_map, self.classes, side, px_per_mm)
+        y, x = np.ogrid[:side, :side]
+        away_px = [np.hypot(x - end[0], y - end[1]) for end in self._on_map(ends, change)]
+        unsure = np.minimum(*away_px) < self.unsure_ends_mm * px_per_mm
+        return {"weak_names": torch.from_numpy(weak), "unsure": _as_mask(unsure)}
 
-    def _place(self, row: dict, frame_size: tuple[int, int]) -> tuple | None:
-        contours = read_contours(row["contours_path"])
-        px_per_mm = float(contours.calibration.get("scale_factor") or np.nan)
-        view = (row["primary_angle"], row["secondary_angle"])
-        lines = place_tree(row["cass_segment"], view, contours.centerline, px_per_mm)
-        if lines is None:
-            return None
-        sides = np.array(frame_size[::-1])
-        return [(cass_id, (line + 0.5) / sides) for cass_id, line in lines], px_per_mm / sides.mean()
+    def _on_map(self, points: np.ndarray, change) -> np.ndarray:
+        """Points (n, 2), shares of the frame's sides, to px of the map of names; pixel centres at integers."""
+        matrix = np.eye(2, 3) if change is None else change.matrix(self.image_size)
+        moved = (points * self.image_size - 0.5) @ matrix[:, :2].T + matrix[:, 2]
+        return (moved + 0.5) / MAP_STRIDE - 0.5
+
+    def _place(self, row: dict, frame_size: tuple[int, int]) -> tuple:
+        """Ends of the analysed segment (2, 2) as shares of the sides, mean side's share per mm, the tree's lines."""
+        contours, sides = read_contours(row["contours_path"]), np.array(frame_size[::-1])
+        px_per_mm = float(contours.calibration["scale_factor"])
+        lines = None
+        if self.atlas:
+            view = (row["primary_angle"], row["secondary_angle"])
+            lines = place_tree(row["cass_segment"], view, contours.centerline, px_per_mm)
+        if lines is not None:
+            lines = [(cass_id, (line + 0.5) / sides) for cass_id, line in lines]
+        return (contours.centerline[[0, -1]] + 0.5) / sides, px_per_mm / sides.mean(), lines
 
     def _frame_masks(self, row: dict, size: tuple[int, int]) -> dict:
         found = {f"frame_{name}_mask": mask for name, mask in read_frame_masks(row, size).items()}
@@ -135,7 +146,7 @@ class AngiogramDataset(Dataset):
             found["frame_segment_mask"] = read_mask(row["vessel_mask_actual_path"])
             path = row.get("true_cass_map_path")
             if isinstance(path, str) and path:
-                found["frame_cass_map"] = read_label_map(path)
+                found["frame_cass_map"] = read_label_map(path).astype(np.uint8)  # the check allows whole floats
         return found
 
 

@@ -6,7 +6,6 @@ from torch import nn
 
 from models.segmentation_head import conv_block, resize_to
 
-MAP_STRIDE = 4
 TOKEN_STRIDE = 14  # the patch of the backbone, so that its tokens and those of the vessel mask lie on each other
 START_BOX = (0.5, 0.5, 0.35, 0.35)  # centre and size of the phantom's mean segment, in shares of the side
 

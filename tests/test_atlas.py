@@ -12,19 +12,23 @@ import data.dataset
 from data.atlas import BEYOND_TABLE_MM, SPREAD_MM, STEP_MM, TABLE, mean_tree, place_tree, weak_names
 from data.augment import Change, draw_change
 from data.cass import CLASS_IDS, SEGMENTS
+from data.contours import read_contours
 from data.dataset import MAP_STRIDE, AngiogramDataset
 from data.schema import load_table
 from phantom.carm import CArm
 from tests.csv_fixture import write_tiny_dataset
 
-UNCHANGED = Change(angle_deg=0.0, scale=1.0, shift=(0.0, 0.0), gamma=1.0, contrast=1.0, brightness=0.0, noise=0.0,
-                   blur=0.0, blades=(0.0, 0.0, 0.0, 0.0), blade_grey=0)
+UNCHANGED = Change(
+    angle_deg=0.0, scale=1.0, shift=(0.0, 0.0), gamma=1.0, contrast=1.0, brightness=0.0, noise=0.0, blur=0.0,
+    blades=(0.0, 0.0, 0.0, 0.0), blade_grey=0,
+)
 
 
 def table_points(cass_id):
     with open(TABLE, newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if int(row["cass_id"]) == cass_id]
-    return np.array([[float(row[axis]) for axis in ("left_mm", "superior_mm", "anterior_mm")] for row in rows])
+    axes = ("left_mm", "superior_mm", "anterior_mm")
+    return np.array([[float(row[axis]) for axis in axes] for row in rows])
 
 
 def length_of(line):
@@ -46,7 +50,8 @@ def test_each_tree_has_the_segments_of_its_artery_only():
 
 def test_segments_run_from_proximal_to_distal_and_follow_on_each_other():
     left, right = dict(mean_tree("left")), dict(mean_tree("right"))
-    for tree, before, after in ((left, 11, 12), (left, 12, 13), (left, 13, 14), (left, 18, 19), (right, 1, 2)):
+    pairs = ((left, 11, 12), (left, 12, 13), (left, 13, 14), (left, 18, 19), (right, 1, 2))
+    for tree, before, after in pairs:
         np.testing.assert_allclose(tree[before][-1], tree[after][0], atol=1e-9)
     np.testing.assert_allclose(left[11][0], [2.96, 0.37, 0.36])
     for cass_id, line in (*left.items(), *right.items()):
@@ -84,9 +89,11 @@ def test_a_mean_patient_is_seen_as_the_angles_say(view_deg, axes):
 
 
 @pytest.mark.parametrize("turn_deg", [-10, 10])
-@pytest.mark.parametrize("cass_id, view_deg", [(13, (30, 25)), (12, (-30, -25)), (19, (-25, -30)), (2, (40, 0))])
+@pytest.mark.parametrize(
+    "cass_id, view_deg", [(13, (30, 25)), (12, (-30, -25)), (19, (-25, -30)), (2, (40, 0))]
+)
 def test_a_patient_turned_and_larger_is_found_by_one_segment(cass_id, view_deg, turn_deg):
-    """Seen by the phantom's C-arm, with perspective: the other segments are where the tree says, to a few mm."""
+    """Seen by the phantom's C-arm, with perspective: the others are where the tree says, to a few mm."""
     carm = CArm(*view_deg, sid_mm=1000, sod_mm=760, spacing_mm=0.25, size_px=512, isocentre_mm=(15, -30, 15))
     px_per_mm = carm.sid_mm / carm.sod_mm / carm.spacing_mm
     turn = Rotation.from_rotvec(np.radians(turn_deg) * carm.axes()[2])
@@ -156,7 +163,8 @@ def test_a_sample_has_weak_names_with_the_annotated_segment_on_its_own(table):
     for row in (0, 2):
         sample = sample_of(table, row=row)
         names, index = sample["weak_names"], sample["class_index"]
-        assert names.shape == (len(CLASS_IDS) + 1, MAP_SIDE, MAP_SIDE) and 0 <= names.min() and names.max() <= 1
+        assert names.shape == (len(CLASS_IDS) + 1, MAP_SIDE, MAP_SIDE)
+        assert 0 <= names.min() and names.max() <= 1
         mask = sample["segment_mask"][0, ::MAP_STRIDE, ::MAP_STRIDE] > 0
         assert names[index][mask].mean() > 0.85
         for channel, cass_id in enumerate(CLASS_IDS):
@@ -167,6 +175,21 @@ def test_a_sample_has_weak_names_with_the_annotated_segment_on_its_own(table):
 def test_a_row_without_angles_has_no_weak_names(table):
     assert np.isnan(table["primary_angle"][1])
     assert (sample_of(table, row=1)["weak_names"] == 0).all()
+
+
+def test_around_the_ends_of_the_segment_names_are_unsure(table, monkeypatch):
+    """Within 5 mm, also in a changed picture, and in a row without angles."""
+    assert (sample_of(table)["unsure"] == 0).all()
+    ends = read_contours(table["contours_path"][1]).centerline[[0, -1]]
+    px_per_mm, y_x = MAP_SIDE / 96 * 4.0, np.indices((MAP_SIDE, MAP_SIDE))  # the fixture has 4 px per mm
+    for change in (None, replace(UNCHANGED, angle_deg=10.0, scale=0.9, shift=(0.02, 0.05))):
+        unsure = sample_of(table, monkeypatch, change, row=1, unsure_ends_mm=5.0)["unsure"][0].numpy()
+        matrix = np.eye(2, 3) if change is None else change.matrix(MAP_SIDE)
+        scale = 1.0 if change is None else change.scale
+        places = ((ends + 0.5) * MAP_SIDE / 96 - 0.5) @ matrix[:, :2].T + matrix[:, 2]
+        away_px = np.min([np.hypot(*(y_x - place[::-1, None, None])) for place in places], axis=0)
+        away_mm = away_px / (scale * px_per_mm)
+        assert (unsure[away_mm < 4.8] == 1).all() and (unsure[away_mm > 5.2] == 0).all()
 
 
 def test_hidden_angles_do_not_hide_what_the_tree_says(table):

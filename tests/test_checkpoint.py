@@ -111,7 +111,8 @@ def test_an_earlier_stage_hands_over_all_it_has_and_new_parts_keep_their_start()
     assert all(torch.equal(after[name], value) for name, value in EARLIER.items())
     assert all(torch.equal(after[name], before[name]) for name in ("head.weight", "head.bias"))
     assert text.splitlines() == [
-        "hand-over from a.pth: 2 tensors, 0.00 M numbers (body 2) came over", "  new: 2 tensors, 0.00 M numbers (head 2)"
+        "hand-over from a.pth: 2 tensors, 0.00 M numbers (body 2) came over",
+        "  new: 2 tensors, 0.00 M numbers (head 2)",
     ]
 
 

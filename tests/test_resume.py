@@ -124,7 +124,8 @@ def plain_curves():
 @pytest.fixture(scope="module")
 def csv_path(tmp_path_factory):
     """Three training rows and one of validation."""
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"), patients=4, rows_per_patient=1, cass_truth=True)
+    folder = tmp_path_factory.mktemp("data")
+    return write_tiny_dataset(folder, patients=4, rows_per_patient=1, cass_truth=True)
 
 
 @pytest.fixture(scope="module")
@@ -324,12 +325,14 @@ def test_a_real_kill_on_two_ranks(tmp_path):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize(
-    "script, stage", [("train_stage1_deepsa.py", "phase1_deepsa"), ("train_stage2_cass_segments.py", "phase2_cass")]
+    "script, stage",
+    [("train_stage1_deepsa.py", "phase1_deepsa"), ("train_stage2_cass_segments.py", "phase2_cass")],
 )
 def test_ten_kills_at_random_moments_of_the_real_script(tmp_path, script, stage, world_size):
     """SIGKILL the real script ten times at random moments, resuming each time; then let it end."""
     csv_path = write_tiny_dataset(tmp_path / "data", patients=5, rows_per_patient=2)
-    start_from = ["--init-from", write_tiny_checkpoint(tmp_path / "start.pth")] if stage == "phase2_cass" else []
+    start = write_tiny_checkpoint(tmp_path / "start.pth")
+    start_from = [] if stage == "phase1_deepsa" else ["--init-from", start]
 
     def command(folder):
         return [

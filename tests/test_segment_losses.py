@@ -1,10 +1,10 @@
-"""Losses from partial labels against plain numpy, and that what is unknown costs nothing and teaches nothing."""
+"""Losses from partial labels against plain numpy; what is unknown costs nothing and teaches nothing."""
 
 import numpy as np
 import pytest
 import torch
 
-from utils.segment_losses import LEAST_PROBABILITY, box_loss, name_loss, weak_name_loss, weighted_mean
+from utils.segment_losses import box_loss, name_loss, weak_name_loss, weighted_mean
 
 # Three classes and "none of them": 0 and 1 are of one artery, 2 of the other.
 OTHER_ARTERY = torch.tensor([[False, False, True], [False, False, True], [True, True, False]])
@@ -84,7 +84,7 @@ def test_outside_the_mask_the_loss_prefers_none_of_the_names_that_may_be_there(c
     logits, inside, outside = case
     slope = gradient(lambda x: name_loss(x, CLASS_INDEX, 0 * inside, outside, OTHER_ARTERY), logits)
     probs = logits.softmax(dim=1)
-    for sample, (wrong, allowed) in enumerate(((torch.tensor([1, 2]), [0, 3]), (torch.tensor([2, 0, 1]), [3]))):
+    for sample, (wrong, allowed) in enumerate((([1, 2], [0, 3]), ([2, 0, 1], [3]))):
         here = outside[sample, 0] > 0
         assert (slope[sample][wrong][:, here] > 0).all() and (slope[sample][allowed][:, here] < 0).all()
         # They rise in proportion to what they have: which of them it is stays as it was.
@@ -108,9 +108,9 @@ def test_names_that_are_wrong_beyond_doubt_cost_much_but_not_infinitely_much(cas
     sure = torch.zeros_like(logits)
     sure[:, 2] = 500.0  # wrong inside for the first sample, outside for both
     losses = name_loss(sure, CLASS_INDEX, inside, outside, OTHER_ARTERY)
-    assert losses.isfinite().all() and (losses >= -np.log(LEAST_PROBABILITY) - 1e-4).all()
-    slope = gradient(lambda x: name_loss(x, CLASS_INDEX, inside, outside, OTHER_ARTERY), sure)
-    assert slope.isfinite().all()
+    assert losses.isfinite().all() and (losses > 100).all()
+    slope = gradient(lambda x: name_loss(x, CLASS_INDEX, 0 * inside, outside, OTHER_ARTERY), sure)
+    assert slope.isfinite().all() and (slope[:, 2][outside[:, 0] > 0] > 0).all()  # and is still unlearned
 
 
 def test_the_weak_name_loss_is_that_of_a_plain_loop(case):
@@ -132,7 +132,8 @@ def test_the_weak_name_loss_is_that_of_a_plain_loop(case):
 
 def test_the_tree_cannot_say_the_annotated_name_outside_its_mask(case):
     logits, _, outside = case
-    own_only = torch.zeros_like(logits).scatter_(1, CLASS_INDEX[:, None, None, None].expand(-1, 1, HEIGHT, WIDTH), 1.0)
+    own_only = torch.zeros_like(logits)
+    own_only[range(BATCH), CLASS_INDEX] = 1.0
     assert weak_name_loss(logits, CLASS_INDEX, own_only, outside).tolist() == [0.0, 0.0]
 
 
@@ -146,7 +147,8 @@ def test_losses_are_float32_under_mixed_precision(case):
 def test_boxes_by_hand():
     target = torch.tensor([[0.5, 0.5, 0.4, 0.2]] * 3)
     box = torch.tensor([[0.5, 0.5, 0.4, 0.2], [0.6, 0.5, 0.4, 0.2], [0.1, 0.1, 0.2, 0.2]])
-    # Shifted by a quarter of its width: intersection 0.06, union and hull 0.1. Apart: hull 0.7 x 0.6, union 0.12.
+    # Shifted by a quarter of its width: intersection 0.06, union and hull 0.1. Apart: hull 0.7 x 0.6, union
+    # 0.12.
     giou = [1.0, 0.6, 0.0 - (0.42 - 0.12) / 0.42]
     lengths = [0.0, 0.1, 0.4 + 0.4 + 0.2 + 0.0]
     expected = [length + 1 - value for length, value in zip(lengths, giou, strict=True)]

@@ -1,4 +1,4 @@
-"""Stage 2 from its command line: what it starts from, what it says and writes, what it refuses, what it measures."""
+"""Stage 2 from its command line: what it starts from, what it says and writes, what it refuses."""
 
 import contextlib
 import io
@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,20 +14,18 @@ import train_stage2_cass_segments as stage2
 from data.cass import CLASS_IDS, SEGMENTS
 from data.errors import DataError
 from data.schema import load_table
-from models.cass_model import NEW_PARTS, CassOutput
+from models.cass_model import NEW_PARTS
 from models.loading import load_model
 from tests.csv_fixture import write_tiny_dataset
-from tests.tiny_cass import run_cass, tiny_run
+from tests.tiny_cass import ANSWERS, run_cass, task_of, tiny_run
 from tests.tiny_checkpoint import write_tiny_checkpoint
-from utils.cass_evaluation import summarise_answers
 from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from utils.distributed import Ranks
 from utils.entry import describe_weights
 from utils.history import read_history
 from utils.loader import RowError
-from utils.losses import vessel_losses
 from utils.run_files import RunFiles
-from utils.stage import load_tables
+from utils.stage import evaluate_only, load_tables
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +41,13 @@ def parent_path(tmp_path_factory):
 
 
 def flags(csv_path, folder, *more):
-    given = ["--data-csv", csv_path, "--backbone", "sam3-tiny", "--batch-size", 2, "--epochs", 1, "--device", "cpu",
-             "--amp", "off", "--num-workers", 0, "--checkpoint-dir", folder, *more]
+    given = ["--data-csv", csv_path, "--backbone", "sam3-tiny", "--batch-size", 2, "--epochs", 1, "--device",
+             "cpu", "--amp", "off", "--num-workers", 0, "--checkpoint-dir", folder, *more]
     return [str(flag) for flag in given]
 
 
 def parse(csv_path, folder, *more):
     return stage2.parse_arguments(flags(csv_path, folder, *more))
-
-
-def task_of(*segments):
-    return stage2.Task(segments, (1,) * len(segments))
 
 
 def build(args, task=None):
@@ -64,7 +57,8 @@ def build(args, task=None):
 def run_main(*given):
     """What the script's `main` prints in this process and its exit code, 0 when it simply ends."""
     said, code = io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    redirect = contextlib.redirect_stdout(said), contextlib.redirect_stderr(said)
+    with pytest.MonkeyPatch.context() as patch, redirect[0], redirect[1]:
         patch.setattr(sys, "argv", ["train_stage2_cass_segments.py", *map(str, given)])
         try:
             stage2.main()
@@ -75,7 +69,10 @@ def run_main(*given):
 
 @pytest.fixture(scope="module")
 def trained(csv_path, parent_path, tmp_path_factory):
-    """Files of a run of one epoch from its command line, and what it said. The parent lies where it is looked for."""
+    """Files of a run of one epoch from its command line, and what it said.
+
+    The parent lies where it is looked for without --init-from.
+    """
     folder = tmp_path_factory.mktemp("run")
     (folder / parent_path.name).write_bytes(parent_path.read_bytes())
     said, code = run_main(*flags(csv_path, folder))
@@ -84,12 +81,13 @@ def trained(csv_path, parent_path, tmp_path_factory):
 
 
 def test_the_missions_configuration_is_the_default():
-    args = stage2.parse_arguments(["--data-csv", "x.csv"])
+    given = ["--data-csv", "x.csv"]
+    args = stage2.parse_arguments(given)
     assert (args.backbone, args.image_size, args.epochs, args.batch_size) == ("sam3", 1008, 50, 4)
     assert (args.lr, args.backbone_lr_scale, args.clip, args.ddp_backend) == (5e-5, 0.1, 1.0, "gloo")
     assert args.init_from == Path("checkpoints/phase1_deepsa_best.pth")
     assert stage2.build_stage(task_of(1, 2), args).master_port == stage2.MASTER_PORT == 12356
-    assert stage2.parse_arguments(["--data-csv", "x.csv", "--backbone", "sam3-tiny"]).image_size == 336
+    assert stage2.parse_arguments([*given, "--backbone", "sam3-tiny"]).image_size == 336
 
 
 def test_help_teaches(capsys):
@@ -98,76 +96,6 @@ def test_help_teaches(capsys):
     said = capsys.readouterr().out
     for text in ("--no-use-view", "--init-from", "default: 5e-05", "12356", "--classes", "blind", "pointed"):
         assert text in said
-
-
-def random_output(batch, classes, side=16):
-    generator = torch.Generator().manual_seed(0)
-    shapes = dict(vessel_logits=(1, side, side), class_logits=(classes,), box=(4,),
-                  name_logits=(classes + 1, side // 4, side // 4), analysed_logits=(1, side // 4, side // 4))
-    parts = {name: torch.randn(batch, *shape, generator=generator) for name, shape in shapes.items()}
-    return CassOutput(**{**parts, "box": parts["box"].sigmoid()})
-
-
-def random_batch(classes, side=16):
-    """Three frames whose segment is a block of a vessel, the last one's out of the picture."""
-    segment = torch.zeros(3, 1, side, side)
-    segment[:2, :, 4:8, 2:10] = 1
-    vessel = segment.clone()
-    vessel[:, :, 12:14] = 1
-    box = torch.tensor([[6 / 16, 6 / 16, 8 / 16, 4 / 16]] * 2 + [[torch.nan] * 4])
-    return {"deepsa_mask": vessel, "segment_mask": segment, "box": box, "row": torch.arange(3),
-            "class_index": torch.tensor([0, 1, 2]) % classes, "weak_names": torch.rand(3, classes + 1, 4, 4)}
-
-
-def test_the_loss_is_three_tenths_segmentation_half_classification_a_fifth_box():
-    task = stage2.Task((1, 13, 12), (4, 1, 9))
-    output, batch = random_output(3, 3), random_batch(3)
-    losses = stage2.cass_losses(task, output, batch)
-    assert all(value.shape == (3,) and value.isfinite().all() for value in losses.values())
-    segmentation = vessel_losses(output.vessel_logits, batch["deepsa_mask"], bce=0.5, dice=0.5)["loss"]
-    names = losses["pooled"] + losses["names"]
-    expected = (
-        0.3 * segmentation + 0.5 * task.class_weights()[batch["class_index"]] * names
-        + 0.2 * (losses["box"] + losses["analysed"])
-    )
-    torch.testing.assert_close(losses["loss"], expected)
-    assert losses["box"][2] == 0 and losses["box"][:2].gt(0).all()
-
-
-def test_without_the_mean_tree_the_names_cost_less():
-    task, output, batch = task_of(1, 13, 12), random_output(3, 3), random_batch(3)
-    weak = stage2.cass_losses(task, output, batch)["names"]
-    del batch["weak_names"]
-    assert (weak > stage2.cass_losses(task, output, batch)["names"]).all()
-
-
-def test_the_targets_of_the_map_are_the_segment_and_vessels_that_are_surely_not_of_it():
-    batch = {"segment_mask": torch.zeros(1, 1, 32, 32), "deepsa_mask": torch.zeros(1, 1, 32, 32)}
-    batch["segment_mask"][..., 4:6, 4:12] = 1  # half of the cells (1, 1) and (1, 2)
-    batch["deepsa_mask"][..., 4:6, :] = 1
-    vessel_logits = torch.full((1, 1, 32, 32), -20.0)
-    vessel_logits[..., 24:28, 24:28] = 20.0
-    output = CassOutput(vessel_logits.requires_grad_(), None, None, torch.zeros(1, 3, 8, 8), None)
-    inside, outside = stage2.map_targets(output, batch)
-    expected = torch.zeros(2, 8, 8)
-    expected[0, 1, 1:3] = 0.5
-    expected[1, 1, 4:] = 0.5  # not (1, 0) and (1, 3), which touch the mask
-    expected[1, 6, 6] = 1.0  # vessel by the model's word alone
-    torch.testing.assert_close(torch.stack([inside[0, 0], outside[0, 0]]), expected)
-    assert not outside.requires_grad
-
-
-def test_rare_classes_count_more_but_not_in_full():
-    weights = stage2.Task((13, 16, 28, 1), (192, 12, 0, 12)).class_weights()
-    assert float(weights[1] / weights[0]) == pytest.approx(4.0)  # 16 to 1 becomes 4 to 1
-    assert float((weights * torch.tensor([192, 12, 0, 12])).sum() / 216) == pytest.approx(1.0)
-    assert weights.isfinite().all()
-
-
-def test_one_injection_fills_one_artery():
-    other = task_of(1, 4, 11, 13, 19, 28).other_artery()
-    right = [True, True, False, False, False, False]
-    assert other.tolist() == [[a != b for b in right] for a in right]
 
 
 # The hand-over from stage 1
@@ -213,7 +141,7 @@ def add(state):
     "change, said",
     [
         (drop, r"missing \(1\):\s+segmentation_head\.logits\.bias"),
-        (rename, r"missing \(1\):\s+segmentation_head\.logits\.bias\s+unexpected \(1\):\s+segmentation_head\.logit\.b"),
+        (rename, r"missing \(1\):\s+\S+\.logits\.bias\s+unexpected \(1\):\s+segmentation_head\.logit\.bias"),
         (reshape, r"segmentation_head\.logits\.bias: \(3,\) in the file, \(4,\) in the model"),
         (add, r"unexpected \(1\):\s+obstruction_head\.weight"),
     ],
@@ -265,9 +193,18 @@ def test_another_image_size_is_said_for_training(csv_path, parent_path, tmp_path
 
 
 def test_without_its_parent_a_run_says_which_file_it_wants(csv_path, tmp_path):
-    said, code = run_main(*flags(csv_path, tmp_path))
-    assert code == 1 and f"{tmp_path / 'phase1_deepsa_best.pth'}: no such checkpoint" in said
-    assert "Traceback" not in said
+    for name, given in (("phase1_deepsa_best.pth", ()), ("other.pth", ("--init-from", tmp_path / "other.pth"))):
+        said, code = run_main(*flags(csv_path, tmp_path, *given))
+        assert code == 1 and f"{tmp_path / name}: no such checkpoint. Train stage 1 first" in said
+        assert "Traceback" not in said
+
+
+def test_to_go_on_a_run_needs_no_parent(csv_path, trained, tmp_path):
+    latest = RunFiles(tmp_path, stage2.STAGE).latest
+    latest.write_bytes(trained[0].latest.read_bytes())
+    args = parse(csv_path, tmp_path, "--resume")
+    stage2.check_parent(args)
+    assert stage2.build_model(task_of(*CLASS_IDS), args, resumes=True)[1] is None
 
 
 # What a run leaves
@@ -276,12 +213,14 @@ def test_without_its_parent_a_run_says_which_file_it_wants(csv_path, tmp_path):
 def test_a_run_leaves_the_files_of_the_design(trained):
     files, _ = trained
     names = ("latest.pth", "best.pth", "history.jsonl", "curves.png", "metrics.json", "confusion_pointed.png",
-             "confusion_blind.png")
+             "confusion_blind.png", "per_class.txt")
     assert {path.name for path in files.folder.iterdir()} == {
         "phase1_deepsa_best.pth", *(f"phase2_cass_{name}" for name in names)
     }
     for question in ("pointed", "blind"):
         assert files.picture(f"confusion_{question}").read_bytes()[:4] == b"\x89PNG"
+    tables = (files.folder / "phase2_cass_per_class.txt").read_text(encoding="utf-8")
+    assert tables.count("Mid RCA") == tables.count("Second diagonal") == 2  # of either question
     (line,) = read_history(files.history)
     assert line["epoch"] == 1 and line["train_samples"] == 2 and line["val_n_frames"] == 2
     assert load_checkpoint(files.latest)["progress"]["best"]["metric"] == "macro_f1_pointed"
@@ -289,7 +228,8 @@ def test_a_run_leaves_the_files_of_the_design(trained):
 
 def test_metrics_are_flat_and_named_as_the_design_says(trained):
     metrics = json.loads(trained[0].metrics.read_text())
-    names = [f"{score}_{question}" for score in ("top1", "macro_f1") for question in ("pointed", "blind", "blind_map")]
+    questions = ("pointed", "blind", "blind_map")
+    names = [f"{score}_{question}" for score in ("top1", "macro_f1") for question in questions]
     names += ["top1_blind_ceiling", "box_iou", "box_iou_map", "segment_f1_map", "pixel_accuracy_map"]
     names += ["dice_deepsa", "dice_truth"]
     for name in names:
@@ -299,23 +239,6 @@ def test_metrics_are_flat_and_named_as_the_design_says(trained):
     assert (metrics["split"], metrics["epoch"]) == ("val", 1)
     assert not any(isinstance(value, dict) for value in metrics.values())
     assert not {"row", "class", "blind_probability"} & metrics.keys()
-
-
-def test_the_ceiling_is_the_mean_of_its_column_and_absent_without_it(csv_path, trained):
-    table = load_tables(parse(csv_path, trained[0].folder))["val"]
-    assert json.loads(trained[0].metrics.read_text())["top1_blind_ceiling"] == table["blind_ceiling"].mean()
-    record = {"row": 0, "loss": 1.0, "class": 0, "blind_probability": 0.5, "box_iou": 0.5, "box_iou_map": 0.5,
-              "pointed": 0, "pointed_box": 0, "pointed_point": 0, "blind": 1, "blind_map": 0}
-    assert "top1_blind_ceiling" not in summarise_answers((1, 2), [record], table.drop(columns="blind_ceiling"))
-
-
-def test_scores_that_the_first_frame_lacks_are_kept(csv_path, trained):
-    table = load_tables(parse(csv_path, trained[0].folder))["val"]
-    plain = {"loss": 1.0, "class": 0, "blind_probability": 0.5, "box_iou": 0.5, "box_iou_map": 0.5, "pointed": 0,
-             "pointed_box": 0, "pointed_point": 0, "blind": 1, "blind_map": 0, "dice_deepsa": 0.5}
-    metrics = summarise_answers((1, 2), [{"row": 0, **plain}, {"row": 1, **plain, "dice_truth": 0.75}], table)
-    assert metrics["dice_truth"] == 0.75 and metrics["dice_deepsa"] == 0.5
-    assert (metrics["top1_pointed"], metrics["top1_blind"], metrics["top1_blind_map"]) == (1.0, 0.0, 1.0)
 
 
 def test_the_best_checkpoint_is_a_model_for_others(trained):
@@ -331,7 +254,22 @@ def test_eval_only_repeats_the_validation_of_the_checkpoint(csv_path, trained, t
     metrics = json.loads(RunFiles(tmp_path, stage2.STAGE).metrics.read_text())
     assert metrics.pop("checkpoint") == str(trained[0].best)
     assert metrics == json.loads(trained[0].metrics.read_text())
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".png"}
+    assert not list(tmp_path.glob("*.pth"))
+
+
+def test_scores_and_pictures_of_other_rows_leave_the_runs_own_alone(csv_path, trained, tmp_path, monkeypatch):
+    args = parse(csv_path, tmp_path, "--eval-only", "--init-from", trained[0].best, "--eval-split", "train")
+    tables = load_tables(args)
+    records = [{"row": row, **ANSWERS} for row in range(2)]
+    monkeypatch.setattr("utils.stage.evaluate", lambda *_, **__: records)
+    parent = {"path": "best.pth", "epoch": 1, "global_step": 1}
+    described = stage2.build_stage(task_of(1, 13), args)
+    files, setting = RunFiles(tmp_path, stage2.STAGE), dict(ranks=Ranks())
+    evaluate_only(described, None, None, tables["val"], args, parent, files, setting)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert "phase2_cass_metrics_train.json" in names and "phase2_cass_train_confusion_blind.png" in names
+    of_the_run = {f"phase2_cass_{name}" for name in ("metrics.json", "confusion_blind.png", "per_class.txt")}
+    assert not of_the_run & names
 
 
 def test_eval_only_wants_a_stage_2_checkpoint(csv_path, parent_path, tmp_path):
@@ -345,7 +283,7 @@ def test_a_stage_2_checkpoint_can_be_gone_on_from(csv_path, trained, tmp_path):
     saved = load_checkpoint(trained[0].best)["model"]
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
     assert parent["stage"] == "phase2_cass" and "handed_over" not in parent
-    with pytest.raises(CheckpointError, match=r"(?s)names the classes \[1, 2, .*asked for are \[1, 2, 12, 13\].*--clas"):
+    with pytest.raises(CheckpointError, match=r"names the classes \[1, 2, .*asked for are \[1, 2, 12, 13\]"):
         build(args, task_of(1, 2, 12, 13))
 
 
@@ -388,7 +326,8 @@ def test_fewer_and_more_classes(csv_path, parent_path, tmp_path):
 def test_rows_by_syntax_name_and_of_segments_that_the_design_has_not(tmp_path):
     csv_path = write_tiny_dataset(tmp_path, patients=3, rows_per_patient=1)
     table = pd.read_csv(csv_path, dtype=str)
-    table["cass_segment"] = ["SYNTAX 7", "syntax:16b", "RCA mid"]  # mid LAD, second right posterolateral, mid RCA
+    # Mid LAD, second right posterolateral, mid RCA.
+    table["cass_segment"] = ["SYNTAX 7", "syntax:16b", "RCA mid"]
     table.to_csv(csv_path, index=False)
     task = choose(csv_path, tmp_path)
     assert task.classes == tuple(sorted({*CLASS_IDS, 7}))
@@ -396,9 +335,10 @@ def test_rows_by_syntax_name_and_of_segments_that_the_design_has_not(tmp_path):
     assert {cass_id for cass_id, count in rows.items() if count} == {7, 13}  # row 3 is for validation
 
 
-def test_rows_that_no_class_takes_are_counted(csv_path, tmp_path):
-    said, code = run_main(*flags(csv_path, tmp_path, "--classes", "1,2"))
-    assert code == 1 and "rows whose segment is not among --classes '1,2': 2 (12 Proximal LAD: 1, 13 Mid LAD: 1" in said
+def test_rows_that_no_class_takes_are_counted(csv_path, parent_path, tmp_path):
+    said, code = run_main(*flags(csv_path, tmp_path, "--init-from", parent_path, "--classes", "1,2"))
+    wanted = "rows whose segment is not among --classes '1,2': 2 (12 Proximal LAD: 1, 13 Mid LAD: 1"
+    assert code == 1 and wanted in said
 
 
 def test_a_checkpoint_is_validated_on_its_own_classes(csv_path, trained, tmp_path):
@@ -418,15 +358,28 @@ def test_rows_of_a_class_that_the_checkpoint_has_not_are_named(csv_path, trained
         stage2.choose_task(args, load_tables(args))
 
 
+def test_a_run_goes_on_with_its_own_classes_and_says_that_their_rows_changed(csv_path, tmp_path, capsys):
+    run_cass(Ranks(), *tiny_run(csv_path, tmp_path, "--epochs", 1, "--save-every", 1))
+    table = pd.read_csv(csv_path, dtype=str)
+    table.loc[0, "cass_segment"] = "14"
+    other = csv_path.with_name("other.csv")
+    table.to_csv(other, index=False)
+    capsys.readouterr()
+    run_cass(Ranks(), *tiny_run(other, tmp_path, "--epochs", 1, "--resume"))
+    assert "not as it was, so other bits will follow: class rows [1, 0, " in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match=r"tells apart \[1, 2, 3, .*to go on \[1, 2, 12, 14\].*--classes"):
+        run_cass(Ranks(), *tiny_run(other, tmp_path, "--epochs", 1, "--resume", "--classes", "data"))
+
+
 # Bad rows and bad flags
 
 
-def test_a_bad_csv_is_reported_with_its_rows_and_without_a_traceback(csv_path, tmp_path):
+def test_a_bad_csv_is_reported_with_its_rows_and_without_a_traceback(csv_path, parent_path, tmp_path):
     table = pd.read_csv(csv_path, dtype=str)
     table.loc[1, "cass_segment"], table.loc[2, "cass_segment"] = "42", "9a"
     bad = csv_path.with_name("bad.csv")
     table.to_csv(bad, index=False)
-    said, code = run_main(*flags(bad, tmp_path))
+    said, code = run_main(*flags(bad, tmp_path, "--init-from", parent_path))
     assert code == 1 and "Traceback" not in said
     for text in ("2 faults in 2 rows", "row 3", "'42'", "row 4", "'SYNTAX 9a'", "cass_segment"):
         assert text in said
@@ -447,7 +400,10 @@ def test_a_file_that_goes_bad_during_training_is_named_with_its_row(tmp_path):
         (("--view-dropout", 1), "--view-dropout 1.0: allowed is 0 to below 1"),
         (("--view-dropout", -0.1), "allowed is 0 to below 1"),
         (("--sam3-checkpoint", "sam3.pt"), "stage 2 starts from its checkpoint"),
+        (("--random-init",), "stage 2 starts from its checkpoint"),
+        (("--unsure-ends-mm", -1), "at least 0"),
         (("--eval-only",), "--eval-only needs --init-from"),
+        (("--eval-only", "--init-from", "best.pth", "--dry-run"), "give one of the two"),
         (("--eval-only", "--init-from", "best.pth", "--resume"), "leave --resume out"),
         (("--image-size", 500), "multiple of 336"),
     ],
@@ -455,40 +411,6 @@ def test_a_file_that_goes_bad_during_training_is_named_with_its_row(tmp_path):
 def test_flags_that_cannot_work_are_refused_at_once(given, said):
     text, code = run_main("--data-csv", "x.csv", *given)
     assert code == 2 and said in text
-
-
-# Scores
-
-
-def test_a_perfect_output_has_perfect_scores():
-    """Two crossing vessels, the analysed one in the middle of the other's two halves; all drawn as logits."""
-    classes, size = (12, 13), 128
-    cass_map = np.zeros((size, size), np.uint8)
-    cass_map[56:64, 8:64], cass_map[56:64, 64:120] = 12, 13
-    segment = cass_map == 13
-
-    def logits(mask, stride=1):
-        return 40.0 * torch.from_numpy(mask[::stride, ::stride].astype(np.float32)) - 20.0
-
-    names = torch.stack([logits(cass_map == 12, 4), logits(segment, 4), logits(cass_map == 0, 4)])[None]
-    box = torch.tensor([[92 / 128, 60 / 128, 56 / 128, 8 / 128]])
-    output = CassOutput(logits(cass_map > 0)[None, None], torch.tensor([[-9.0, 9.0]]), box, names,
-                        logits(segment, 4)[None, None])
-    batch = {
-        "image": None, "view_deg": None, "row": torch.tensor([0]), "class_index": torch.tensor([1]), "box": box,
-        "deepsa_mask": torch.from_numpy(cass_map > 0).float()[None, None],
-        "segment_mask": torch.from_numpy(segment).float()[None, None],
-        "frame_deepsa_mask": [cass_map > 0], "frame_truth_mask": [cass_map > 0], "frame_segment_mask": [segment],
-        "frame_cass_map": [cass_map],
-    }
-    (record,) = stage2.score_batch(stage2.Task(classes, (3, 3)), lambda image, view_deg: output, batch)
-    for question in ("class", "pointed", "pointed_box", "pointed_point", "blind", "blind_map"):
-        assert record[question] == 1, question
-    assert record["box_iou"] == pytest.approx(1.0, abs=1e-5) and record["box_iou_map"] > 0.85
-    assert record["dice_deepsa"] == record["dice_truth"] == 1.0
-    assert record["loss"] < 0.15 and record["segments_right_px"] > 0.97 * record["segments_true_px"]
-    metrics = summarise_answers(classes, [record], pd.DataFrame({"patient_id": ["a"]}))
-    assert metrics["segment_f1_map"] == metrics["top1_pointed"] == metrics["box_ap50"] == 1.0
 
 
 def test_a_frame_without_truth_is_scored_on_what_there_is(csv_path, tmp_path):

@@ -12,13 +12,13 @@ SMOOTH = 1e-5
 
 
 def bce_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy (B,), mean over pixels, of logits (B, ...) against a mask of 0 and 1."""
+    """Binary cross-entropy (B,), mean over pixels, of logits (B, ...) against a mask in [0, 1]."""
     loss = F.binary_cross_entropy_with_logits(logits.float(), mask, reduction="none")
     return loss.flatten(1).mean(dim=1)
 
 
 def soft_dice_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """1 - Dice of probabilities (B,), of logits (B, ...) against a mask of 0 and 1; in float32."""
+    """1 - Dice of probabilities (B,), of logits (B, ...) against a mask in [0, 1]; in float32."""
     probs, mask = logits.float().sigmoid().flatten(1), mask.flatten(1)
     overlap = (probs * mask).sum(dim=1)
     return 1 - (2 * overlap + SMOOTH) / (probs.sum(dim=1) + mask.sum(dim=1) + SMOOTH)

@@ -100,7 +100,7 @@ class RunFiles:
         try:
             draw()
         except OSError as error:
-            warnings.warn(f"{error} Training goes on; the next validation draws it again.", stacklevel=2)
+            warnings.warn(f"{error} The picture was not written; the scores are.", stacklevel=2)
 
     def picture(self, what: str) -> Path:
         """A picture of the last validation, such as `confusion`."""

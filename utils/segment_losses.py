@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import box_convert, generalized_box_iou_loss
 
-LEAST_PROBABILITY = 1e-4  # keeps the logarithm of what is left finite; bf16 has no more digits
-
 
 def name_loss(name_logits: torch.Tensor, class_index: torch.Tensor, inside: torch.Tensor, outside: torch.Tensor,
               other_artery: torch.Tensor) -> torch.Tensor:
@@ -30,8 +28,8 @@ def name_loss(name_logits: torch.Tensor, class_index: torch.Tensor, inside: torc
     # What cannot be here: the annotated name itself, and all names of the artery that is not filled.
     excluded = other_artery[class_index].scatter(1, class_index[:, None], True)
     excluded = F.pad(excluded, (0, 1))[:, :, None, None]
-    wrong = (log_probs.exp() * excluded).sum(dim=1, keepdim=True)
-    absent = -(1 - wrong).clamp_min(LEAST_PROBABILITY).log()
+    # The sum of what may be here, in logarithms: its gradient stays where the model is sure of what is wrong.
+    absent = -log_probs.masked_fill(excluded, -torch.inf).logsumexp(dim=1, keepdim=True)
     return weighted_mean(known, inside) + weighted_mean(absent, outside)
 
 
@@ -57,7 +55,7 @@ def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def box_loss(box: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """L1 + generalised IoU loss (B,) of boxes (B, 4) of (x_center, y_center, width, height), as in DETR.
+    """L1 + generalised IoU loss (B,) of boxes (B, 4) of (x_center, y_center, width, height), the two terms of DETR, with equal weights.
 
     0 where the target is nan: nothing of the segment is in the picture.
     """

@@ -90,6 +90,8 @@ def parse_stage_arguments(
         parser.error(str(error))
     if args.eval_only and args.init_from is None:
         parser.error("--eval-only needs --init-from, the checkpoint to validate")
+    if args.eval_only and args.dry_run:
+        parser.error("--eval-only writes the scores of all rows, --dry-run writes nothing: give one of the two")
     if args.eval_only and args.resume:
         parser.error("--eval-only validates --init-from and trains nothing: leave --resume out")
     return args
@@ -219,9 +221,9 @@ def train(
         if args.dry_run:
             say("dry run: training and validation work; nothing was written", flush=True)
             return
+        files.save_epoch(state, ranks, is_best=is_best, panels=stage.curves)
         if records and stage.draw and ranks.is_main:
             files.draw(functools.partial(stage.draw, records, tables["val"], files))
-        files.save_epoch(state, ranks, is_best=is_best, panels=stage.curves)
 
 
 def evaluate_only(
@@ -235,5 +237,7 @@ def evaluate_only(
     of = {"checkpoint": parent["path"], "epoch": parent["epoch"], "global_step": parent["global_step"]}
     path = files.save_metrics({"split": split, **of, **metrics}, split=split)
     if stage.draw:
-        files.draw(functools.partial(stage.draw, records, table, files))
+        # Pictures of other rows must not take the place of the run's own.
+        own = files if split == "val" else RunFiles(files.folder, f"{files.stage}_{split}")
+        files.draw(functools.partial(stage.draw, records, table, own))
     print(f"{parent['path']} on {split}: {format_summary(metrics)}\nwritten to {path}", flush=True)

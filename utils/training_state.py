@@ -21,10 +21,10 @@ from utils.sampler import TrainingSampler
 # below.
 FREE_SETTINGS = frozenset(
     "command data_csv data_root path_map sam3_checkpoint random_init checkpoint_dir init_from resume dry_run "
-    "eval_only eval_split device num_workers master_port ddp_backend save_every eval_every".split()
+    "eval_only eval_split device num_workers master_port ddp_backend save_every eval_every classes".split()
 )
 # May differ too, but the run then takes another course than it would have; that is said.
-NOTED_SETTINGS = frozenset("epochs batch_size accum_steps world_size amp warmup_steps training_rows".split())
+NOTED_SETTINGS = frozenset("epochs batch_size accum_steps world_size amp warmup_steps training_rows class_rows".split())
 DEFAULT_WARMUP_SHARE, DEFAULT_WARMUP_MAX = 0.05, 200
 
 
@@ -105,6 +105,11 @@ class TrainingState:
         of weights alone.
         """
         check_same_run(checkpoint, self.stage, self.config, source)
+        if list(checkpoint["classes"]) != list(self.classes):
+            raise CheckpointError(
+                f"{source} tells apart {checkpoint['classes']}, the run that is to go on {list(self.classes)}: give "
+                "its --classes and its data, or another --checkpoint-dir to start anew"
+            )
         load_weights(unwrap_model(self.model), checkpoint["model"], source=source)
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.progress = Progress(**checkpoint["progress"])
