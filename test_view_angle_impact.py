@@ -190,23 +190,28 @@ def run_names(model, checkpoint: dict, limit: int, args: argparse.Namespace, dev
     for one, features, key in models if train is not None else ():
         tables, side = {"train": train, "val": rows}, one.image_size
         extra[key] = probe_backbone(one.model, tables, features, image_size=side, device=device)
-    verdict = judge_names(summary, similarity["figures"], **extra, unknown_share=unknown_share(table))
+    without = unknown_share(table, checkpoint["config"].get("view_dropout", 0.0))
+    verdict = judge_names(summary, similarity["figures"], **extra, unknown_share=without)
     figure = draw_names_impact(similarity, summary, found["cases"], extra.get("probe"), verdict["sentences"],
                                figure_title(rows, len(grid_rows), args))
     save_figure_atomic(figure, args.out / "view_angle_impact.png")
     return {
         **count_rows(rows, named, args), "rows_of_other_segments": len(table) - len(named),
         "compare": str(args.compare) if args.compare else None, "no_probe": why_no_probe,
-        "train_rows_share_without_angles": unknown_share(table),
+        "train_samples_share_without_angles": without,
         "embedding_cosine": similarity["figures"], **summary, **extra, "verdict": verdict,
         "cases": [describe_case(case, rows) for case in found["cases"]],
     }
 
 
-def unknown_share(table: pd.DataFrame) -> float:
-    """Return the share of the training rows that lack an angle; 1 when there are none to judge by."""
+def unknown_share(table: pd.DataFrame, view_dropout: float) -> float:
+    """Return the share of training samples that lacked an angle; 1 when there are no rows to judge by.
+
+    view_dropout: with which probability the training hid each angle of a row.
+    """
     train = table[table["split"] == "train"]
-    return 1 - len(with_angles(train)) / len(train) if len(train) else 1.0
+    known = len(with_angles(train)) / len(train) if len(train) else 0.0
+    return 1 - known * (1 - view_dropout) ** 2
 
 
 def load_other(args: argparse.Namespace, classes: Sequence[int], device: torch.device) -> NamingModel:

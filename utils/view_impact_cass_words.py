@@ -33,7 +33,7 @@ def judge_names(
 
     summary: of `summarise_names`; figures: of `describe_similarity`; probe: of `probe_views`, other_probe the
     same of the other model's backbone; habit: of `name_by_habit`; compared: of `compare_models`;
-    unknown_share: of the training rows that lack an angle.
+    unknown_share: of the training samples that lacked an angle.
     """
     pointed = summary["conditions"]["top1_pointed"]
     level = judge_level(pointed["shuffled"])
@@ -93,7 +93,7 @@ def _describe_measure(name: str, conditions: Mapping) -> str:
 
 def _warn_of_unknown(share: float) -> str:
     return (
-        f"Only {share:.1%} of the training rows lack an angle: one axis alone, and unknown, are strange to "
+        f"Only {share:.1%} of the training samples lacked an angle: one axis alone, and unknown, are strange to "
         "this model and do not say what the picture holds without them."
     )
 
