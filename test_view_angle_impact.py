@@ -46,9 +46,10 @@ from utils.history import to_json
 from utils.prediction import SHIPPED_CHECKPOINT
 from utils.prediction_report import describe_checkpoint
 from utils.view_impact import describe_similarity, grid_views, measure_masks, summarise_conditions
-from utils.view_impact_cass import (NamingModel, choose_grid_rows, compare_models, describe_case,
-                                    measure_at_true_angles, measure_frames, summarise_names)
+from utils.view_impact_cass import (NamingModel, choose_grid_rows, describe_case, measure_at_true_angles,
+                                    measure_frames)
 from utils.view_impact_cass_figure import draw_names_impact
+from utils.view_impact_cass_summary import compare_models, summarise_names
 from utils.view_impact_cass_words import judge_names
 from utils.view_impact_figure import draw_impact, judge
 from utils.view_probe import LEAST_TRAIN_ROWS, name_by_habit, probe_backbone

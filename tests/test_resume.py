@@ -369,8 +369,8 @@ def test_ten_kills_at_random_moments_of_the_real_script(tmp_path, script, stage,
         process = start_training(command(tmp_path / "killed"))
         timer = threading.Timer(moments.uniform(0.0, longest), process.kill)
         timer.start()
-        process.stdout.read()
-        assert process.wait() == -signal.SIGKILL, f"round {number} ended before its kill"
+        said = process.stdout.read()
+        assert process.wait() == -signal.SIGKILL, f"round {number} ended before its kill:\n{said[-3000:]}"
         timer.cancel()
     finish(command(tmp_path / "killed"))
     assert_equal(outcome(tmp_path / "killed", stage), outcome(tmp_path / "whole", stage))

@@ -14,17 +14,17 @@ from models.cass_model import CassOutput, build_cass_model
 from models.view_encoder import CategoricalViewEncoder, angle_bins
 from tests.csv_fixture import write_tiny_dataset
 from utils.view_impact_cass import (
+    ANSWERS,
     CASS_CONDITIONS,
     PIXELS,
     SAME_ARTERY,
     NamingModel,
     choose_grid_rows,
-    compare_models,
     name_over_grid,
     score_names,
-    shuffled_loss,
 )
-from utils.view_impact_cass_words import judge_level
+from utils.view_impact_cass_summary import compare_grids, compare_models, shuffled_loss
+from utils.view_impact_cass_words import describe_probe, judge_level
 from utils.view_probe import name_by_habit, pool_pyramid, probe_views
 
 CPU = torch.device("cpu")
@@ -192,6 +192,18 @@ def test_real_model_is_read_at_several_views():
     assert all(values.shape == (2,) and set(values.tolist()) <= set(CLASS_IDS) for values in found.values())
 
 
+def test_grids_are_compared_with_the_own_name_and_with_each_other():
+    rows = np.repeat(np.arange(9)[:, None], 9, axis=1)
+    cases = [
+        {"own": dict.fromkeys(ANSWERS, own), "grid": dict.fromkeys(ANSWERS, grid)}
+        for own, grid in ((4, rows), (7, np.where(rows < 3, rows, 7)))
+    ]
+    compared = compare_grids(cases)
+    assert compared["grid_agreement"]["top1_pointed"] == pytest.approx((1 / 9 + 6 / 9) / 2)
+    assert compared["grid_likeness"]["top1_pointed"] == pytest.approx(4 / 9)  # rows 0, 1, 2 and 7
+    assert math.isnan(compare_grids(cases[:1])["grid_likeness"]["top1_pointed"])
+
+
 def test_cases_are_of_different_segments_first():
     table = pd.DataFrame({"cass_segment": [13, 13, 13, 2, 12, 13]})
     chosen = choose_grid_rows(table, 3, seed=1)
@@ -275,6 +287,22 @@ def test_probe_finds_angles_that_are_in_the_features_and_none_in_noise():
     assert found["primary"]["gain_deg_ci95"][0] > 5 and found["primary"]["within_one_bin"] == 1
     assert missed["secondary"]["gain_deg"] < 1
     assert found["secondary"]["by_side"]["right"]["artery_mae_deg"] < 3  # both right segments lie at 0 there
+
+
+def test_words_follow_how_much_the_probe_adds():
+    def probe(mae_deg):
+        sides = {"left": {"gain_deg": 20 - mae_deg}}
+        figures = {
+            "mae_deg": mae_deg,
+            "artery_mae_deg": 20.0,
+            "gain_deg": 20 - mae_deg,
+            "gain_deg_ci95": (-1, 1),
+        }
+        return figures | {"within_one_bin": 0.5, "artery_within_one_bin": 0.4, "by_side": sides}
+
+    said = [describe_probe({"primary": probe(20), "secondary": probe(mae)}, "x") for mae in (19, 15, 5)]
+    assert ["gives the view hardly" in said[0], "partly" in said[1], "largely" in said[2]] == [True] * 3
+    assert "left artery +15.0°" in said[2]
 
 
 def test_angles_beyond_the_last_bin_are_one_to_the_probe():

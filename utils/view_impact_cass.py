@@ -23,7 +23,6 @@ from data.cine import read_frame
 from data.masks import read_label_map, read_mask
 from models.view_encoder import BIN_CENTRES_DEG
 from utils.cass_prediction import blind_probs_of_map, frame_prediction, pointed_probs
-from utils.metrics import bootstrap_ci
 from utils.view_impact import (
     CONDITIONS,
     EncodedFrame,
@@ -32,7 +31,6 @@ from utils.view_impact import (
     grid_views,
     known_views,
     split_conditions,
-    summarise_conditions,
 )
 from utils.view_probe import pool_pyramid
 
@@ -187,64 +185,3 @@ def choose_grid_rows(table: pd.DataFrame, count: int, *, seed: int) -> list[int]
     segments = table.reset_index(drop=True)["cass_segment"].sample(frac=1, random_state=seed)
     turn = segments.groupby(segments).cumcount()
     return [int(position) for position in turn.sort_values(kind="stable").index[:count]]
-
-
-def summarise_names(found: Mapping, table: pd.DataFrame) -> dict:
-    """Return `conditions` (of `summarise_conditions`), `by_segment`, `by_side` (`shuffled_loss`),
-    `grid_agreement`.
-
-    The agreement: share of the 81 angles at which a case is named as at its own view, {answer: mean over
-    cases}.
-    """
-    scores, patients = found["scores"], table["patient_id"].tolist()
-    segments = [int(cass_id) for cass_id in table["cass_segment"]]
-    agreement = {
-        answer: float(np.mean([case["grid"][answer] == case["own"][answer] for case in found["cases"]]))
-        for answer in ANSWERS
-    }
-    return {
-        "conditions": summarise_conditions(scores, patients, CASS_CONDITIONS),
-        "by_segment": shuffled_loss(scores, patients, segments),
-        "by_side": shuffled_loss(scores, patients, [side_of(cass_id) for cass_id in segments]),
-        "grid_agreement": agreement,
-    }
-
-
-def shuffled_loss(scores: Sequence[Mapping], patients: Sequence, groups: Sequence) -> dict:
-    """Return what other patients' angles cost in each group of frames, by group and answer.
-
-    {group: {n_frames, n_patients, answer: {true, shuffled, loss, loss_ci95}}}, loss = true - shuffled.
-    """
-    table, groups, patients = {}, np.array(groups), np.array(patients)
-    for group in sorted(set(groups.tolist())):
-        chosen = np.flatnonzero(groups == group)
-        table[group] = {"n_frames": len(chosen), "n_patients": len(set(patients[chosen].tolist()))}
-        for answer in ANSWERS:
-            true, shuffled = (
-                np.array([scores[index][condition][answer] for index in chosen])
-                for condition in ("true", "shuffled")
-            )
-            table[group][answer] = {
-                "true": float(true.mean()),
-                "shuffled": float(shuffled.mean()),
-                "loss": float((true - shuffled).mean()),
-                "loss_ci95": bootstrap_ci(true - shuffled, patients[chosen]),
-            }
-    return table
-
-
-def compare_models(scores: Sequence[Mapping], other_scores: Sequence[Mapping], patients: Sequence) -> dict:
-    """Return {measure: {this, other, gain, each with _ci95}} at the true angles, paired by frame."""
-    compared = {}
-    for measure in MEASURES:
-        kept = [index for index, frame in enumerate(other_scores) if measure in frame["true"]]
-        if not kept:
-            continue
-        this, other = (
-            np.array([some[index]["true"][measure] for index in kept]) for some in (scores, other_scores)
-        )
-        groups = [patients[index] for index in kept]
-        compared[measure] = {}
-        for name, values in (("this", this), ("other", other), ("gain", this - other)):
-            compared[measure] |= {name: float(values.mean()), f"{name}_ci95": bootstrap_ci(values, groups)}
-    return compared

@@ -1,5 +1,6 @@
 """The verdict of phase 2 in words, from what `utils.view_impact_cass` and `utils.view_probe` measure."""
 
+import math
 from collections.abc import Mapping
 
 from utils.view_impact_cass import MEASURES, PIXELS
@@ -15,7 +16,8 @@ NOT_COMPARED = (
     "What wrong angles cost is not yet what the right ones are worth: train the same model with "
     "--no-use-view and give it as --compare."
 )
-# Shares of the error that is left after guessing the median angle of the artery.
+# Shares of the error after guessing the median angle of the artery that the probe takes away on the axis that
+# it reads better.
 LARGELY, PARTLY = 0.5, 0.2
 
 
@@ -44,14 +46,11 @@ def judge_names(
         if name in summary["conditions"]
     ]
     sentences += [_warn_of_unknown(unknown_share)] if unknown_share < LEAST_UNKNOWN_SHARE else []
-    agreement = summary["grid_agreement"]["top1_pointed"]
-    sentences.append(
-        f"Told each of the 81 angles, a case keeps its pointed name at {agreement:.0%} of them on average."
-    )
+    sentences.append(_describe_grids(summary))
     sentences.append(_describe_comparison(compared) if compared else NOT_COMPARED)
     sentences += [_describe_habit(habit)] if habit else []
-    sentences += [_describe_probe(probe, "this model's backbone")] if probe else []
-    sentences += [_describe_probe(other_probe, "the other model's backbone")] if other_probe else []
+    sentences += [describe_probe(probe, "this model's backbone")] if probe else []
+    sentences += [describe_probe(other_probe, "the other model's backbone")] if other_probe else []
     return {"level": level, "sentences": [*sentences, judge_embeddings(figures)]}
 
 
@@ -116,23 +115,36 @@ def _describe_habit(habit: Mapping) -> str:
     )
 
 
-def _describe_probe(probe: Mapping, whose: str) -> str:
-    left = [probe[axis]["mae_deg"] / max(probe[axis]["artery_mae_deg"], 1e-9) for axis in AXES]
-    found = 1 - sum(left) / len(left)
-    away = (
-        "gives the view largely away"
-        if found >= LARGELY
-        else "gives the view partly away"
-        if found >= PARTLY
-        else "hardly gives the view away, as far as a linear reader sees"
+def _describe_grids(summary: Mapping) -> str:
+    agreement = summary["grid_agreement"]["top1_pointed"]
+    sentence = (
+        f"Told each of the 81 angles, a case keeps its pointed name at {agreement:.0%} of them on average"
     )
-    parts = [
-        f"{axis} angle within {probe[axis]['mae_deg']:.1f}° on average (guessing the artery's median: "
-        f"{probe[axis]['artery_mae_deg']:.1f}°), at most one bin off in {probe[axis]['within_one_bin']:.0%} "
-        f"({probe[axis]['artery_within_one_bin']:.0%})"
-        for axis in AXES
-    ]
-    return f"The image alone {away} ({whose}): {'; '.join(parts)}."
+    likeness = summary["grid_likeness"]
+    if math.isnan(likeness["top1_pointed"]):
+        return f"{sentence}."
+    return (
+        f"{sentence}. Two cases told the same angle get the same name at {likeness['top1_pointed']:.0%} (pointed) "
+        f"and {likeness['top1_blind_pooled']:.0%} (blind, pooled head): that much does not look at the picture."
+    )
+
+
+def describe_probe(probe: Mapping, whose: str) -> str:
+    """Return in words how far the image gives the view away; probe: of `probe_views`, whose: the backbone's owner."""
+    found = max(1 - probe[axis]["mae_deg"] / max(probe[axis]["artery_mae_deg"], 1e-9) for axis in AXES)
+    away = "hardly" if found < PARTLY else "partly" if found < LARGELY else "largely"
+    parts = [_describe_axis(axis, probe[axis]) for axis in AXES]
+    return f"The image alone gives the view {away} away, as far as a linear reader sees ({whose}): {'; '.join(parts)}."
+
+
+def _describe_axis(axis: str, probed: Mapping) -> str:
+    low, high = probed["gain_deg_ci95"]
+    sides = ", ".join(f"{side} artery {one['gain_deg']:+.1f}°" for side, one in probed["by_side"].items())
+    return (
+        f"{axis} angle {probed['mae_deg']:.1f}° off on average, {probed['artery_mae_deg']:.1f}° when guessing the "
+        f"artery's median (better by {probed['gain_deg']:+.1f}°, {low:+.1f}° to {high:+.1f}°; {sides}), at most "
+        f"one bin off in {probed['within_one_bin']:.0%} ({probed['artery_within_one_bin']:.0%})"
+    )
 
 
 def _signed(value: float, interval) -> str:
