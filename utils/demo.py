@@ -27,8 +27,8 @@ DEMO = Path("outputs/demo")
 PHANTOM = "--patients 110 --image-size 512 --frames 8 --seed 1 --workers 2".split()
 TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 14 --lr 2e-3 --backbone-lr-scale 0.5 "
             "--eval-every 4 --num-workers 0").split()
-SEGMENT_TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 12 --lr 1e-3 "
-                    "--backbone-lr-scale 0.5 --eval-every 6 --num-workers 0").split()
+SEGMENT_TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 10 --lr 1e-3 "
+                    "--backbone-lr-scale 0.5 --eval-every 5 --num-workers 0").split()
 SEGMENT_SCORES = {
     "top1_pointed": "pointed: which segment is this? share that is right",
     "macro_f1_pointed": "  mean F1 of the classes",
@@ -84,7 +84,7 @@ def build_steps(demo: Path) -> list[Step]:
              ["train_stage2_cass_segments.py", *data, *SEGMENT_TRAINING, "--eval-only", "--init-from",
               segments_best, "--checkpoint-dir", str(demo / "phase2_evaluation")], "phase2_evaluation"),
         Step("Measure its use of view angles",
-             ["test_view_angle_impact.py", *data, "--checkpoint", segments_best,
+             ["test_view_angle_impact.py", *data, "--checkpoint", segments_best, "--limit", "40",
               "--out", str(demo / "phase2_view_angles")], "phase2_view_angles"),
         Step("Name the segments of held-out frames",
              ["predict.py", *data, "--split", "val", "--limit", "8", "--checkpoint", segments_best,

@@ -1,4 +1,4 @@
-"""What phase 2's measurements of `utils.view_impact_cass` amount to, over frames, segments, arteries and models."""
+"""What the measurements of `utils.view_impact_cass` amount to, over frames, segments, arteries, models."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
