@@ -85,13 +85,16 @@ def followed(tmp_path_factory):
 @pytest.mark.parametrize("run", range(len(RUNS)), ids=RUNS)
 def test_two_ranks_give_the_gradients_of_one_with_twice_the_batch(followed, run):
     alone = followed["1-0"][run]["steps"]
+    # A transformer in float32, summed in another order: seen were 1.3e-6 of the largest gradient. A sample
+    # lost or weighted wrongly changes it by percents.
+    share = 1e-5 if RUNS[run] == "phase2_cass" else 1e-6
     for name in ("2-0", "2-1"):
         together = followed[name][run]["steps"]
         assert len(together) == len(alone)
         for one, other in zip(alone, together, strict=True):
             largest = max(float(a.abs().max()) for a in one)
             for a, b in zip(one, other, strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6 * largest)
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=share * largest)
 
 
 def test_two_ranks_report_the_losses_of_one(followed):

@@ -290,19 +290,21 @@ def test_probe_finds_angles_that_are_in_the_features_and_none_in_noise():
 
 
 def test_words_follow_how_much_the_probe_adds():
-    def probe(mae_deg):
+    def probe(mae_deg, least_gain_deg=1.0):
         sides = {"left": {"gain_deg": 20 - mae_deg}}
         figures = {
             "mae_deg": mae_deg,
             "artery_mae_deg": 20.0,
             "gain_deg": 20 - mae_deg,
-            "gain_deg_ci95": (-1, 1),
+            "gain_deg_ci95": (least_gain_deg, 30.0),
         }
         return figures | {"within_one_bin": 0.5, "artery_within_one_bin": 0.4, "by_side": sides}
 
     said = [describe_probe({"primary": probe(20), "secondary": probe(mae)}, "x") for mae in (19, 15, 5)]
     assert ["gives the view hardly" in said[0], "partly" in said[1], "largely" in said[2]] == [True] * 3
     assert "left artery +15.0°" in said[2]
+    uncertain = {axis: probe(5, least_gain_deg=-1.0) for axis in ("primary", "secondary")}
+    assert "gives the view hardly" in describe_probe(uncertain, "x")
 
 
 def test_angles_beyond_the_last_bin_are_one_to_the_probe():

@@ -61,7 +61,7 @@ def _draw_measures(figure, conditions: Mapping) -> None:
     names = [name for name in MEASURES if name in conditions]
     for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names):
         draw_conditions(axis, conditions[name], MEASURES[name], digits=3)
-        axis.set(xlim=(0, 1.12), xticks=np.arange(0, 1.01, 0.2))  # room for the text beside a 1
+        axis.set(xlim=(-0.12, 1.12), xticks=np.arange(0, 1.01, 0.2))  # room for the texts of 0 and 1
 
 
 def _draw_details(figure, summary: Mapping, probe: Mapping | None, similarity: Mapping) -> None:

@@ -92,8 +92,8 @@ def _describe_measure(name: str, conditions: Mapping) -> str:
 
 def _warn_of_unknown(share: float) -> str:
     return (
-        f"Only {share:.1%} of the training samples lacked an angle: one axis alone, and unknown, are strange to "
-        "this model and do not say what the picture holds without them."
+        f"Only {share:.1%} of the training samples lacked an angle: one axis alone, and unknown, are strange "
+        "to this model and do not say what the picture holds without them."
     )
 
 
@@ -117,20 +117,21 @@ def _describe_habit(habit: Mapping) -> str:
 
 def _describe_grids(summary: Mapping) -> str:
     agreement = summary["grid_agreement"]["top1_pointed"]
-    sentence = f"Told each of the 81 angles, a case keeps its pointed name at {agreement:.0%} of them on average"
+    sentence = f"Told each of the 81 angles, a case keeps its pointed name at {agreement:.0%} on average"
     likeness = summary["grid_likeness"]
     if math.isnan(likeness["top1_pointed"]):
         return f"{sentence}."
     return (
-        f"{sentence}. Two cases told the same angle get the same name at {likeness['top1_pointed']:.0%} of them "
-        f"(pointed) and {likeness['top1_blind_pooled']:.0%} (blind, pooled head): so far the angle decides, "
-        "whatever the picture shows."
+        f"{sentence}. Two cases told the same angle get the same name at {likeness['top1_pointed']:.0%} "
+        f"(pointed) and {likeness['top1_blind_pooled']:.0%} (blind, pooled head) of the angles: so far the "
+        "angle decides, whatever the picture shows."
     )
 
 
 def describe_probe(probe: Mapping, whose: str) -> str:
     """Return in words how far the image gives the view away to a backbone; probe: of `probe_views`."""
-    found = max(1 - probe[axis]["mae_deg"] / max(probe[axis]["artery_mae_deg"], 1e-9) for axis in AXES)
+    certain = [probe[axis] for axis in AXES if probe[axis]["gain_deg_ci95"][0] > 0]
+    found = max((1 - one["mae_deg"] / one["artery_mae_deg"] for one in certain), default=0.0)
     away = "hardly" if found < PARTLY else "partly" if found < LARGELY else "largely"
     parts = "; ".join(_describe_axis(axis, probe[axis]) for axis in AXES)
     return f"The image alone gives the view {away} away, as far as a linear reader sees ({whose}): {parts}."
@@ -140,9 +141,10 @@ def _describe_axis(axis: str, probed: Mapping) -> str:
     low, high = probed["gain_deg_ci95"]
     sides = ", ".join(f"{side} artery {one['gain_deg']:+.1f}°" for side, one in probed["by_side"].items())
     return (
-        f"{axis} angle {probed['mae_deg']:.1f}° off on average, {probed['artery_mae_deg']:.1f}° when guessing "
-        f"the artery's median (better by {probed['gain_deg']:+.1f}°, {low:+.1f}° to {high:+.1f}°; {sides}), at "
-        f"most one bin off in {probed['within_one_bin']:.0%} ({probed['artery_within_one_bin']:.0%})"
+        f"{axis} angle {probed['mae_deg']:.1f}° off on average, {probed['artery_mae_deg']:.1f}° when "
+        f"guessing the artery's median (better by {probed['gain_deg']:+.1f}°, {low:+.1f}° to {high:+.1f}°; "
+        f"{sides}), at most one bin off in {probed['within_one_bin']:.0%} "
+        f"({probed['artery_within_one_bin']:.0%})"
     )
 
 
