@@ -42,7 +42,7 @@ def mean_tree(side: str) -> tuple[tuple[int, np.ndarray], ...]:
         rows = list(csv.DictReader(file))
     columns = ("left_mm", "superior_mm", "anterior_mm")
     points = np.array([[float(row[column]) for column in columns] for row in rows])
-    heart = _sphere_center(points)
+    heart = sphere_center(points)
     tree = []
     for name in dict.fromkeys(row["segment"] for row in rows):
         own = [number for number, row in enumerate(rows) if row["segment"] == name]
@@ -145,7 +145,7 @@ def _prolonged(line: np.ndarray, heart: np.ndarray, length_mm: float) -> np.ndar
     return np.array(points)
 
 
-def _sphere_center(points: np.ndarray) -> np.ndarray:
+def sphere_center(points: np.ndarray) -> np.ndarray:
     """Least-squares centre of the sphere through points (n, 3): for vessels, the middle of the heart."""
     matrix = np.column_stack([2 * points, np.ones(len(points))])
     return np.linalg.lstsq(matrix, (points**2).sum(axis=1), rcond=None)[0][:3]

@@ -9,7 +9,6 @@ from models.backbone import build_backbone
 from models.fusion import ViewConditionedFeatureFusion
 from models.segmentation_head import VesselSegmentationHead
 from models.view_encoder import CategoricalViewEncoder
-from utils.checkpoint import CheckpointError, load_checkpoint, load_weights
 
 
 class SAM3DeepSAModel(nn.Module):
@@ -63,19 +62,3 @@ def build_deepsa_model(*, backbone: str, image_size: int, use_view: bool = True,
         fusion=ViewConditionedFeatureFusion(channels=encoder.channels, num_levels=encoder.num_levels) if use_view else None,
         segmentation_head=VesselSegmentationHead(channels=encoder.channels, num_levels=encoder.num_levels),
     )
-
-
-def load_deepsa_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SAM3DeepSAModel, dict]:
-    """Return the model of a stage 1 checkpoint in eval mode, and the checkpoint's dict.
-
-    Raises:
-        CheckpointError: no such file, unreadable, or not a stage 1 checkpoint of this project.
-    """
-    checkpoint = load_checkpoint(path)
-    if checkpoint.get("stage") != "phase1_deepsa":
-        raise CheckpointError(f"{path}: a checkpoint of stage {checkpoint.get('stage')!r}, wanted 'phase1_deepsa'")
-    config = checkpoint["config"]
-    model = build_deepsa_model(backbone=config["backbone"], image_size=config["image_size"],
-                               use_view=config["use_view"], random_init=True)
-    load_weights(model, checkpoint["model"], source=path)
-    return model.to(device).eval(), checkpoint

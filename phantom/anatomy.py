@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from data.atlas import sphere_center
 from phantom.growth import unit
 
 TABLE = Path(__file__).parents[1] / "data" / "anatomy.csv"
@@ -107,9 +108,3 @@ def vary_anatomy(side: str, rng: np.random.Generator, body: Body | None = None) 
     }
     heart = sphere_center(np.concatenate([segment.points_mm for segment in segments.values()]))
     return Anatomy(segments, heart, segments["distal LAD"].points_mm[-2], caliber)
-
-
-def sphere_center(points: np.ndarray) -> np.ndarray:
-    """Least-squares centre of the sphere through points (n, 3): for vessels, the middle of the heart."""
-    matrix = np.column_stack([2 * points, np.ones(len(points))])
-    return np.linalg.lstsq(matrix, (points**2).sum(axis=1), rcond=None)[0][:3]

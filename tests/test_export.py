@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.deepsa_model import load_deepsa_model
+from models.loading import load_model
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from utils import export
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -15,7 +15,7 @@ def test_exported_checkpoint_is_half_as_large_and_predicts_the_same(tmp_path):
     assert export.main([str(source), str(target)]) == 0
     assert target.stat().st_size < 0.55 * source.stat().st_size
     assert target.stat().st_size < 10e6
-    (before, _), (after, checkpoint) = load_deepsa_model(source), load_deepsa_model(target)
+    (before, _), (after, checkpoint) = load_model(source), load_model(target)
     assert checkpoint["epoch"] == 3 and checkpoint["optimizer"] is None
     image, view_deg = torch.rand(1, 3, 336, 336), torch.tensor([[30.0, float("nan")]])
     with torch.no_grad():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.deepsa_model import load_deepsa_model
+from models.loading import load_model
 from tests.csv_fixture import write_tiny_dataset
 from utils.checkpoint import load_checkpoint
 
@@ -39,7 +39,7 @@ def test_two_steps_at_full_size_and_the_checkpoint_loads_again(tmp_path):
         print(f"\npeak memory of two steps at full size: {peak:.1f} GiB")
         assert peak < MEMORY_GIB
     assert load_checkpoint(tmp_path / "run" / "phase1_deepsa_latest.pth")["global_step"] == 2
-    model, checkpoint = load_deepsa_model(tmp_path / "run" / "phase1_deepsa_best.pth")
+    model, checkpoint = load_model(tmp_path / "run" / "phase1_deepsa_best.pth")
     assert sum(parameter.numel() for parameter in model.backbone.parameters()) > 453e6
     weights = model.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in checkpoint["model"].items())

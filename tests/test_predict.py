@@ -14,7 +14,7 @@ import test_model_during_training
 import test_view_angle_impact
 from data.dataset import AngiogramDataset
 from data.schema import load_table
-from models.deepsa_model import load_deepsa_model
+from models.loading import load_model
 from tests.csv_fixture import write_tiny_dataset
 from tests.test_dicom import write_xa
 from tests.test_frame_choice import make_cine
@@ -33,7 +33,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(checkpoint):
-    return load_deepsa_model(checkpoint)[0]
+    return load_model(checkpoint)[0]
 
 
 def exit_code(main, arguments):

@@ -11,7 +11,7 @@ import torch
 
 import train_stage1_deepsa as stage1
 from models import backbone
-from models.deepsa_model import load_deepsa_model
+from models.loading import load_model
 from tests.csv_fixture import write_tiny_dataset
 from utils import stage
 from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -137,7 +137,7 @@ def test_metrics_are_flat_and_named_as_the_design_says(trained):
 
 
 def test_the_best_checkpoint_is_a_model_for_others(trained):
-    model, checkpoint = load_deepsa_model(trained[0].best)
+    model, checkpoint = load_model(trained[0].best)
     latest = load_checkpoint(trained[0].latest)
     assert checkpoint["optimizer"] is None and checkpoint["classes"] == ["vessel"]
     assert all(torch.equal(value, latest["model"][name]) for name, value in model.state_dict().items())

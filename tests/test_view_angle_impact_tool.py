@@ -95,8 +95,8 @@ def test_one_patient_cannot_be_shuffled(tmp_path, monkeypatch, capsys):
 
 
 def test_real_model_starts_blind_because_film_starts_at_identity(tmp_path):
-    from models.deepsa_model import load_deepsa_model
-    model, checkpoint = load_deepsa_model(write_tiny_checkpoint(tmp_path / "tiny.pth"))
+    from models.loading import load_model
+    model, checkpoint = load_model(write_tiny_checkpoint(tmp_path / "tiny.pth"))
     frame = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     encoded = EncodedFrame(model, frame, image_size=checkpoint["config"]["image_size"], device=CPU)
     maps = encoded.probabilities(np.array([(0, 0), (40, -40), (math.nan, math.nan)]))

@@ -19,7 +19,7 @@ from torch import nn
 from data.dataset import box_of
 from data.masks import resize_picture
 from models.cass_model import CassOutput
-from utils.prediction import THRESHOLD, logits_at_size, network_image, sigmoid
+from utils.prediction import THRESHOLD, logits_at_size, network_image, sigmoid, view_tensor
 
 POINT_RADIUS_SHARE = 0.012  # of the frame's longer side, 6 px of 512: half a wide vessel, a careless click
 _NO_PROBABILITY = 1e-6      # below this the analysed part of a frame is taken to be absent
@@ -77,7 +77,7 @@ def predict_cass(model: nn.Module, frame: np.ndarray, *, view_deg: Sequence[floa
     view_deg: (primary, secondary), LAO and cranial positive, nan = unknown; classes: `model.classes` unless
     given.
     """
-    view = torch.tensor([list(view_deg)], dtype=torch.float32, device=device)
+    view = view_tensor(view_deg, device)
     output = model(network_image(frame, image_size)[None].to(device), view)
     return frame_prediction(output, 0, frame.shape[:2], model.classes if classes is None else classes)
 
