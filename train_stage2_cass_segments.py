@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from data.cass import SEGMENTS, choose_classes, classes_without_rows
 from data.errors import DataError
 from models.cass_model import NEW_PARTS, CassOutput, build_cass_model
-from utils.arguments import non_negative_float
+from utils.arguments import non_negative_float, non_negative_int, positive_float
 from utils.cass_evaluation import answers, draw_answers, summarise_answers
 from utils.cass_prediction import frame_prediction
 from utils.checkpoint import CheckpointError, load_checkpoint, load_part_of_weights, load_weights
@@ -38,7 +38,7 @@ from utils.entry import clean_exit
 from utils.losses import bce_loss, soft_dice_loss, vessel_losses
 from utils.metrics import mask_scores
 from utils.run_files import RunFiles
-from utils.segment_losses import box_loss, name_loss, weak_name_loss
+from utils.segment_losses import box_loss, drawn_name_loss, name_loss
 from utils.segment_scores import score_segments
 from utils.segments import name_map
 from utils.stage import (
@@ -48,7 +48,7 @@ from utils.stage import (
 STAGE, PARENT_STAGE = "phase2_cass", "phase1_deepsa"
 MASTER_PORT = 12356
 VESSEL_WEIGHTS = dict(bce=0.5, dice=0.5)
-WEAK_NAMES_WEIGHT = 0.5  # of the mean tree's names by those of the annotation; not tuned
+DRAWN_NAMES_WEIGHT = 1.0  # of the names of drawn trees by those of the annotation
 SEGMENTATION_WEIGHT, CLASSIFICATION_WEIGHT, BOX_WEIGHT = 0.3, 0.5, 0.2
 VIEW_PARTS = ("view_encoder.", "fusion.")  # what a model trained with --no-use-view leaves behind
 
@@ -92,9 +92,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
              "occur in it), or a list of CASS numbers and SYNTAX names such as 1,2,3,'SYNTAX 12a'",
     )
     parser.add_argument(
-        "--use-atlas", action=argparse.BooleanOptionalAction, default=True,
-        help="train the map's names outside the annotated segment on where a mean coronary tree, laid on it at the "
-             "frame's angles, expects the others (data/atlas.py)",
+        "--drawn-trees", type=non_negative_int, default=4, metavar="N",
+        help="for each training row, also train the map of names on N drawn trees of virtual patients, in which every "
+             "vessel has its name (data/drawn_trees.py); 0 for none: then a name is learned only in the views in which "
+             "its segment is annotated",
+    )
+    parser.add_argument(
+        "--map-lr", type=positive_float, default=1e-3, metavar="LR",
+        help="peak learning rate of the map of names: it starts from nothing and moves no weights of the backbone",
     )
     parser.add_argument(
         "--view-dropout", type=float, default=0.1, metavar="P",
@@ -196,7 +201,7 @@ def cass_losses(task: Task, output: CassOutput, batch: dict) -> dict[str, torch.
     """Per-sample losses (B,): 0.3 segmentation + 0.5 classification + 0.2 box, and their parts.
 
     segmentation: vessels against DeepSA's label, as in stage 1. classification: cross-entropy of the pooled head
-    and, weighted by class, the loss of the map's names. box: L1 and generalised IoU of the pooled head's box, and BCE
+    and, weighted by class, the loss of the map's names, and in training that of drawn trees. box: L1 and generalised IoU of the pooled head's box, and BCE
     and Dice of the pixels that belong to the analysed segment.
     """
     index, device = batch["class_index"], output.class_logits.device
@@ -206,36 +211,54 @@ def cass_losses(task: Task, output: CassOutput, batch: dict) -> dict[str, torch.
     pooled = F.cross_entropy(output.class_logits.float(), index, reduction="none")
     box = box_loss(output.box, batch["box"])
     analysed = bce_loss(output.analysed_logits, inside) + 0.5 * soft_dice_loss(output.analysed_logits, inside)
-    if "weak_names" in batch:
-        names = names + WEAK_NAMES_WEIGHT * weak_name_loss(output.name_logits, index, batch["weak_names"], outside)
     pooled = pooled * ~batch["box"].isnan().any(dim=1)  # nothing to guess where the segment left the picture
     classification = pooled + task.class_weights().to(device)[index] * names
+    parts = {"dice": segmentation["dice"], "pooled": pooled, "names": names, "box": box, "analysed": analysed}
+    if output.drawn_name_logits is not None:
+        parts["drawn"] = drawn_names(output, batch)
+        classification = classification + DRAWN_NAMES_WEIGHT * parts["drawn"]
     loss = (
         SEGMENTATION_WEIGHT * segmentation["loss"] + CLASSIFICATION_WEIGHT * classification
         + BOX_WEIGHT * (box + analysed)
     )
-    parts = {"dice": segmentation["dice"], "pooled": pooled, "names": names, "box": box, "analysed": analysed}
     return {"loss": loss, **{name: value.detach() for name, value in parts.items()}}
 
 
 def map_targets(output: CassOutput, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights (B, 1, S / 4, S / 4) of pixels of the analysed segment, and of vessel pixels that are not of it.
+    """Weights (B, 1, 84, 84) of pixels of the analysed segment, and of vessel pixels that are not of it.
 
     What the label or the model itself takes for vessel counts as vessel; the next pixels to the mask as neither,
     nor do those beyond its ends: Medis contours often stop short of the segment's.
     """
-    stride = batch["segment_mask"].shape[-1] // output.name_logits.shape[-1]
-    inside = F.avg_pool2d(batch["segment_mask"], stride)
-    predicted = output.vessel_logits.detach().float().sigmoid()
-    vessel = F.avg_pool2d(torch.maximum(batch["deepsa_mask"], predicted), stride)
+    def on_map(mask):
+        return F.adaptive_avg_pool2d(mask, output.name_logits.shape[-2:])
+
+    inside = on_map(batch["segment_mask"])
+    vessel = on_map(torch.maximum(batch["deepsa_mask"], output.vessel_logits.detach().float().sigmoid()))
     beside = F.max_pool2d(inside, 3, stride=1, padding=1) > 0
     outside = vessel * ~beside
     return inside, outside * (1 - batch["unsure"]) if "unsure" in batch else outside
 
 
+def drawn_names(output: CassOutput, batch: dict) -> torch.Tensor:
+    """Loss (B,) of the names of the drawn trees that came with each row, their mean."""
+    loss = drawn_name_loss(
+        output.drawn_name_logits, batch["drawn_names"].flatten(0, 1).long(), as_share(batch["drawn_vessels"])
+    )
+    return loss.reshape(batch["drawn_names"].shape[:2]).mean(dim=1)
+
+
+def as_share(vessels: torch.Tensor) -> torch.Tensor:
+    """Drawn vessels, uint8 (B, N, h, w), as float (B * N, 1, h, w) in [0, 1]."""
+    return vessels.flatten(0, 1)[:, None].float() / 255
+
+
 def compute_loss(task: Task, model: torch.nn.Module, batch: dict) -> dict[str, torch.Tensor]:
     """Per-sample losses (B,) of a batch, see `cass_losses`."""
-    return cass_losses(task, model(batch["image"], batch["view_deg"]), batch)
+    drawn = None
+    if "drawn_vessels" in batch:
+        drawn = as_share(batch["drawn_vessels"]), batch["drawn_view_deg"].flatten(0, 1)
+    return cass_losses(task, model(batch["image"], batch["view_deg"], drawn), batch)
 
 
 def score_batch(task: Task, model: torch.nn.Module, batch: dict) -> list[dict[str, float]]:
@@ -280,10 +303,11 @@ def build_stage(task: Task, args: argparse.Namespace) -> Stage:
         build_model=functools.partial(build_model, task),
         compute_loss=functools.partial(compute_loss, task),
         score_batch=functools.partial(score_batch, task),
+        own_rates={"map_head.": args.map_lr},
         summarise=functools.partial(summarise_answers, task.classes),
         draw=functools.partial(draw_answers, task.classes),
         dataset=dict(
-            classes=task.classes, atlas=args.use_atlas, view_dropout=args.view_dropout,
+            classes=task.classes, drawn_trees=args.drawn_trees, view_dropout=args.view_dropout,
             unsure_ends_mm=args.unsure_ends_mm,
         ),
         facts={"class_rows": list(task.rows)},

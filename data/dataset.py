@@ -14,27 +14,30 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from data.atlas import place_tree, weak_names
 from data.augment import augment, draw_change
+from data.cass import SEGMENTS
 from data.cine import read_frame
 from data.contours import read_contours
+from data.drawn_trees import NAMES_PX, draw_tree
 from data.masks import mask_coverage, read_frame_masks, read_label_map, read_mask, resize_picture
 
-MAP_STRIDE = 4  # of the map of names, models/segment_heads.py
 SEGMENT_COVERAGE = 64  # of 255; at half a pixel, as for the labels, a thin segment would break into dots
+VIEW_SPREAD_DEG = 6.0  # of drawn trees, about the views of the rows
+USUAL_VIEWS_DEG = ((-50, 50), (-45, 45))  # of drawn trees where no row's angles are known
 
 
 class AngiogramDataset(Dataset):
     """One sample for each row of a table of `data.schema.load_table`.
 
     The frame is resized to a square of `image_size` pixels; a frame that is not square is stretched, as the
-    label is. With `augment`, each angle is unknown with probability `view_dropout`, and the picture is a pure function of (`seed`, epoch, index): a resumed run sees the
-    pictures that an unbroken one would have seen, whichever worker makes them.
+    label is. With `augment`, each angle is unknown with probability `view_dropout`, `drawn_trees` drawn trees come
+    with each row, and all of it is a pure function of (`seed`, epoch, index): a resumed run sees the pictures that an
+    unbroken one would have seen, whichever worker makes them.
     """
 
     def __init__(
         self, table: pd.DataFrame, *, image_size: int, augment: bool = False, seed: int = 0,
-        frame_masks: bool = False, classes: Sequence[int] | None = None, atlas: bool = False,
+        frame_masks: bool = False, classes: Sequence[int] | None = None, drawn_trees: int = 0,
         view_dropout: float = 0.0, unsure_ends_mm: float = 0.0,
     ):
         if augment and frame_masks:
@@ -44,9 +47,13 @@ class AngiogramDataset(Dataset):
         self.table = table.reset_index(drop=True)
         self.image_size, self.augment, self.seed, self.frame_masks = image_size, augment, seed, frame_masks
         self.classes = None if classes is None else tuple(classes)
-        self.atlas, self.view_dropout, self.unsure_ends_mm = atlas, view_dropout, unsure_ends_mm
+        self.drawn_trees, self.view_dropout, self.unsure_ends_mm = drawn_trees, view_dropout, unsure_ends_mm
         self._rows = self.table.to_dict("records")
-        self._placed: dict[int, tuple] = {}  # row -> what its contours say, see `_place`
+        self._ends: dict[int, tuple] = {}  # row -> what its contours say, see `_read_ends`
+        self._views: dict[str, list[tuple[float, float]]] = {"left": [], "right": []}
+        for row in self._rows if drawn_trees else ():
+            view = (row["primary_angle"], row["secondary_angle"])
+            self._views[SEGMENTS[row["cass_segment"]].side] += [] if np.isnan(view).any() else [view]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -58,10 +65,11 @@ class AngiogramDataset(Dataset):
         nan = unknown; `deepsa_mask` float32 (1, S, S) of 0 and 1; `row`, the position in the table. With
         `classes`, of the analysed segment: `segment_mask` float32 (1, S, S) of 0 and 1, `class_index` int64,
         its place in `classes`, and `box` float32 (4,), x_center, y_center, width and height as shares of the
-        side, all nan where nothing of it is in the picture. With `classes` and `atlas`
-        or `unsure_ends_mm` also `weak_names` float32 (K + 1, S / 4, S / 4), see `data.atlas.weak_names`, 0
-        without angles or atlas, and `unsure` float32 (1, S / 4, S / 4), 1 so near to an end of the annotated
-        segment that the rest of it may lie there. With `frame_masks` also `frame_deepsa_mask`, bool
+        side, all nan where nothing of it is in the picture. With `unsure_ends_mm` also `unsure` float32
+        (1, NAMES_PX, NAMES_PX), 1 so near to an end of the annotated segment that the rest of it may lie there. With
+        `augment` and `drawn_trees` = N also `drawn_vessels` uint8 (N, VESSELS_PX, VESSELS_PX) and `drawn_names` uint8
+        (N, NAMES_PX, NAMES_PX), see `data.drawn_trees.DrawnTree`, and `drawn_view_deg` float32 (N, 2), nan = hidden.
+        With `frame_masks` also `frame_deepsa_mask`, bool
         (H, W) numpy at the frame's own size, `frame_truth_mask` where the row has one, and with both
         `frame_segment_mask` and, where the row has one, `frame_cass_map` uint8 (H, W).
         Raises DataError when a file has changed since the check.
@@ -83,12 +91,13 @@ class AngiogramDataset(Dataset):
             segment = coverage[1] >= SEGMENT_COVERAGE
             sample |= {"segment_mask": _as_mask(segment), "box": torch.from_numpy(box_of(segment)),
                        "class_index": self.classes.index(row["cass_segment"])}
-        if self.augment and self.view_dropout:
+        if self.augment:
             # A stream of its own: with or without it, the pictures are the same.
-            hidden = np.random.default_rng([self.seed, epoch, index, 1]).random(2) < self.view_dropout
-            sample["view_deg"][torch.from_numpy(hidden)] = torch.nan
-        if self.atlas or self.unsure_ends_mm:
-            sample |= self._names_around(index, frame.shape[:2], change)
+            sample["view_deg"] = self._hidden(sample["view_deg"], np.random.default_rng([self.seed, epoch, index, 1]))
+        if self.unsure_ends_mm:
+            sample["unsure"] = self._near_the_ends(index, frame.shape[:2], change)
+        if self.augment and self.drawn_trees:
+            sample |= self._draw_trees(np.random.default_rng([self.seed, epoch, index, 2]))
         if self.frame_masks:
             sample |= self._frame_masks(row, frame.shape[:2])
         return sample
@@ -106,39 +115,44 @@ class AngiogramDataset(Dataset):
             image = image.astype(np.float32) / np.float32(255)
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), coverage.transpose(2, 0, 1), change
 
-    def _names_around(self, index: int, frame_size: tuple[int, int], change) -> dict[str, torch.Tensor]:
-        """What the contours and the mean tree say of names beside the analysed segment, changed as the picture was."""
-        if index not in self._placed:
-            self._placed[index] = self._place(self._rows[index], frame_size)
-        ends, px_share, lines = self._placed[index]
-        side = self.image_size // MAP_STRIDE
-        px_per_mm = px_share * side * (1.0 if change is None else change.scale)
-        weak = np.zeros((len(self.classes) + 1, side, side), np.float32)
-        if lines is not None:
-            on_map = [(cass_id, self._on_map(line, change)) for cass_id, line in lines]
-            weak = weak_names(on_map, self.classes, side, px_per_mm)
-        y, x = np.ogrid[:side, :side]
-        away_px = [np.hypot(x - end[0], y - end[1]) for end in self._on_map(ends, change)]
-        unsure = np.minimum(*away_px) < self.unsure_ends_mm * px_per_mm
-        return {"weak_names": torch.from_numpy(weak), "unsure": _as_mask(unsure)}
+    def _hidden(self, view_deg: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Angles (2,) of which some are nan, as a row without them has."""
+        return view_deg.masked_fill(torch.from_numpy(rng.random(2) < self.view_dropout), torch.nan)
 
-    def _on_map(self, points: np.ndarray, change) -> np.ndarray:
-        """Points (n, 2), shares of the frame's sides, to px of the map of names; pixel centres at integers."""
+    def _draw_trees(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Drawn trees of the arteries and about the views of the table's rows, each row as likely as another."""
+        trees, views = [], []
+        for _ in range(self.drawn_trees):
+            side = SEGMENTS[self._rows[rng.integers(len(self._rows))]["cass_segment"]].side
+            known = self._views[side]
+            view = known[rng.integers(len(known))] if known else [rng.uniform(*span) for span in USUAL_VIEWS_DEG]
+            view = np.float32(view) + rng.normal(0, VIEW_SPREAD_DEG, 2).astype(np.float32)
+            trees.append(draw_tree(side, view, self.classes, rng))
+            views.append(self._hidden(torch.from_numpy(view), rng))
+        vessels, names = (np.stack(pictures) for pictures in zip(*trees, strict=True))
+        return {"drawn_vessels": torch.from_numpy(vessels), "drawn_names": torch.from_numpy(names),
+                "drawn_view_deg": torch.stack(views)}
+
+    def _near_the_ends(self, index: int, frame_size: tuple[int, int], change) -> torch.Tensor:
+        """(1, NAMES_PX, NAMES_PX): 1 within `unsure_ends_mm` of an end of the analysed segment, in the changed
+        picture."""
+        if index not in self._ends:
+            self._ends[index] = self._read_ends(self._rows[index], frame_size)
+        ends, px_share = self._ends[index]
         matrix = np.eye(2, 3) if change is None else change.matrix(self.image_size)
-        moved = (points * self.image_size - 0.5) @ matrix[:, :2].T + matrix[:, 2]
-        return (moved + 0.5) / MAP_STRIDE - 0.5
+        ends = (ends * self.image_size - 0.5) @ matrix[:, :2].T + matrix[:, 2]
+        ends = (ends + 0.5) * NAMES_PX / self.image_size - 0.5
+        px_per_mm = px_share * NAMES_PX * (1.0 if change is None else change.scale)
+        y, x = np.ogrid[:NAMES_PX, :NAMES_PX]
+        away_px = np.minimum(*(np.hypot(x - end[0], y - end[1]) for end in ends))
+        return _as_mask(away_px < self.unsure_ends_mm * px_per_mm)
 
-    def _place(self, row: dict, frame_size: tuple[int, int]) -> tuple:
-        """Ends of the analysed segment (2, 2) as shares of the sides, mean side's share per mm, the tree's lines."""
+    @staticmethod
+    def _read_ends(row: dict, frame_size: tuple[int, int]) -> tuple[np.ndarray, float]:
+        """Ends of the analysed segment (2, 2) as shares of the sides, and the mean side's share per mm."""
         contours, sides = read_contours(row["contours_path"]), np.array(frame_size[::-1])
         px_per_mm = float(contours.calibration["scale_factor"])
-        lines = None
-        if self.atlas:
-            view = (row["primary_angle"], row["secondary_angle"])
-            lines = place_tree(row["cass_segment"], view, contours.centerline, px_per_mm)
-        if lines is not None:
-            lines = [(cass_id, (line + 0.5) / sides) for cass_id, line in lines]
-        return (contours.centerline[[0, -1]] + 0.5) / sides, px_per_mm / sides.mean(), lines
+        return (contours.centerline[[0, -1]] + 0.5) / sides, px_per_mm / sides.mean()
 
     def _frame_masks(self, row: dict, size: tuple[int, int]) -> dict:
         found = {f"frame_{name}_mask": mask for name, mask in read_frame_masks(row, size).items()}

@@ -9,21 +9,21 @@ from torch import nn
 from models.backbone import build_backbone
 from models.deepsa_model import SAM3DeepSAModel
 from models.fusion import ViewConditionedFeatureFusion
-from models.segment_heads import PooledSegmentHead, SegmentMapHead
+from models.segment_heads import AnalysedMapHead, PooledSegmentHead, SegmentMapHead
 from models.segmentation_head import VesselSegmentationHead
 from models.view_encoder import CategoricalViewEncoder
 
 VIEW_DIM = 256
-NEW_PARTS = ("pooled_head.", "map_head.")  # what a stage 1 checkpoint does not have
+NEW_PARTS = ("pooled_head.", "map_head.", "analysed_head.")  # what a stage 1 checkpoint does not have
 
 
 class CassOutput(NamedTuple):
     """What the stage 2 model says of frames (B, 3, S, S); K classes.
 
     vessel_logits (B, 1, S, S): vessel or not. class_logits (B, K) and box (B, 4), x_center, y_center, width, height as
-    shares of the side: the pooled head's guess at the analysed segment. name_logits (B, K + 1, S / 4, S / 4): which
-    segment a vessel pixel belongs to, the last channel for none of the classes. analysed_logits (B, 1, S / 4, S / 4):
-    whether a pixel belongs to the analysed segment.
+    shares of the side: the pooled head's guess at the analysed segment. name_logits (B, K + 1, 84, 84): which segment
+    a vessel pixel belongs to, the last channel for none of the classes. analysed_logits (B, 1, 84, 84): whether a pixel
+    belongs to the analysed segment. drawn_name_logits (M, K + 1, 84, 84): of the drawn trees, where there are any.
     """
 
     vessel_logits: torch.Tensor
@@ -31,17 +31,33 @@ class CassOutput(NamedTuple):
     box: torch.Tensor
     name_logits: torch.Tensor
     analysed_logits: torch.Tensor
+    drawn_name_logits: torch.Tensor | None = None
 
 
 class SAM3CASSModel(SAM3DeepSAModel):
     """Image (B, 3, S, S) in [0, 1] and view angles (B, 2) in degrees (nan = unknown) to `CassOutput`."""
 
-    def __init__(self, *, pooled_head: nn.Module, map_head: nn.Module, classes: Sequence[int],
-                 **parts: nn.Module | None):
+    def __init__(self, *, pooled_head: nn.Module, map_head: nn.Module, analysed_head: nn.Module,
+                 classes: Sequence[int], **parts: nn.Module | None):
         super().__init__(**parts)
         self.classes = tuple(classes)  # CASS numbers, in the order of the channels
         self.pooled_head = pooled_head
         self.map_head = map_head
+        self.analysed_head = analysed_head
+
+    def forward(self, image: torch.Tensor, view_deg: torch.Tensor,
+                drawn: tuple[torch.Tensor, torch.Tensor] | None = None) -> CassOutput:
+        """Return the answers for frames and, in training, the names of M drawn trees.
+
+        drawn: their vessels (M, 1, 336, 336) in [0, 1] and view angles (M, 2). In one call, so that one backward pass
+        of DistributedDataParallel has all gradients.
+        """
+        output = super().forward(image, view_deg)
+        if drawn is None:
+            return output
+        vessels, drawn_view_deg = drawn
+        view_embedding = None if self.view_encoder is None else self.view_encoder(drawn_view_deg)
+        return output._replace(drawn_name_logits=self.map_head(vessels, view_embedding)[0])
 
     def decode(self, features: dict, view_deg: torch.Tensor) -> CassOutput:
         """Return the `CassOutput` for `features` of `encode_image` seen from `view_deg` (B, 2)."""
@@ -51,7 +67,9 @@ class SAM3CASSModel(SAM3DeepSAModel):
             pyramid = self.fusion(pyramid, view_embedding)
         vessel_logits, fine = self.segmentation_head.decode(pyramid, features["image"])
         class_logits, box = self.pooled_head(pyramid, view_embedding)
-        name_logits, analysed_logits = self.map_head(pyramid, vessel_logits, fine, view_embedding)
+        # Detached: the names must not bend the vessel mask to what is easy to name.
+        name_logits, shape = self.map_head(vessel_logits.detach().float().sigmoid(), view_embedding)
+        analysed_logits = self.analysed_head(fine, shape)
         return CassOutput(vessel_logits, class_logits, box, name_logits, analysed_logits)
 
 
@@ -66,6 +84,7 @@ def build_cass_model(*, backbone: str, image_size: int, classes: Sequence[int], 
     pyramid = dict(channels=encoder.channels, num_levels=encoder.num_levels)
     view_dim = VIEW_DIM if use_view else None
     segmentation_head = VesselSegmentationHead(**pyramid)
+    map_head = SegmentMapHead(num_classes=num_classes, view_dim=view_dim)
     return SAM3CASSModel(
         backbone=encoder,
         view_encoder=CategoricalViewEncoder(VIEW_DIM) if use_view else None,
@@ -73,6 +92,7 @@ def build_cass_model(*, backbone: str, image_size: int, classes: Sequence[int], 
         segmentation_head=segmentation_head,
         pooled_head=PooledSegmentHead(**pyramid, num_classes=num_classes, view_dim=view_dim),
         classes=classes,
-        map_head=SegmentMapHead(**pyramid, fine_channels=segmentation_head.quarter_channels, num_classes=num_classes,
-                                view_dim=view_dim),
+        map_head=map_head,
+        analysed_head=AnalysedMapHead(fine_channels=segmentation_head.quarter_channels,
+                                      shape_channels=map_head.channels),
     )

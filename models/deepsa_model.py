@@ -1,5 +1,6 @@
 """The model of stage 1: vessel segmentation, conditioned on the view."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -36,17 +37,22 @@ class SAM3DeepSAModel(nn.Module):
             pyramid = self.fusion(pyramid, self.view_encoder(view_deg))
         return self.segmentation_head(pyramid, features["image"])
 
-    def parameter_groups(self, *, lr: float, backbone_lr_scale: float, weight_decay: float) -> list[dict]:
-        """Return optimizer groups: the backbone at `lr * backbone_lr_scale`; vectors (biases, norms) do not decay."""
+    def parameter_groups(self, *, lr: float, backbone_lr_scale: float, weight_decay: float,
+                         own_rates: Mapping[str, float] | None = None) -> list[dict]:
+        """Return optimizer groups: the backbone at `lr * backbone_lr_scale`; vectors (biases, norms) do not decay.
+
+        own_rates: learning rates of parts with one of their own, by the start of their parameters' names.
+        """
+        rates = {"": lr, "backbone.": lr * backbone_lr_scale, **(own_rates or {})}
         groups = {}
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
                 continue
-            in_backbone, decays = name.startswith("backbone."), parameter.ndim > 1 and "embed" not in name
-            group = groups.setdefault((in_backbone, decays), {
-                "name": ("backbone" if in_backbone else "new") + ("" if decays else " without decay"),
-                "params": [], "lr": lr * (backbone_lr_scale if in_backbone else 1.0),
-                "weight_decay": weight_decay if decays else 0.0})
+            part = max((start for start in rates if name.startswith(start)), key=len)
+            decays = parameter.ndim > 1 and "embed" not in name
+            group = groups.setdefault((part, decays), {
+                "name": (part.rstrip(".") or "new") + ("" if decays else " without decay"),
+                "params": [], "lr": rates[part], "weight_decay": weight_decay if decays else 0.0})
             group["params"].append(parameter)
         return list(groups.values())
 

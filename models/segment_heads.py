@@ -1,12 +1,15 @@
-"""The two heads of stage 2: one answer a frame from pooled features, and a map that names every vessel pixel."""
+"""The heads of stage 2: one answer a frame from pooled features, and maps that name every vessel pixel."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from data.drawn_trees import NAMES_STRIDE, VESSELS_PX
 from models.segmentation_head import conv_block, resize_to
 
-TOKEN_STRIDE = 14  # the patch of the backbone, so that its tokens and those of the vessel mask lie on each other
+TOKEN_STRIDE = 3  # of the map of names: patches of 12 px
+MAX_PATCHES = 256  # of 28 x 28 that are read, the likeliest to hold vessel; full trees have about 200
+LEAST_PROBABILITY = 0.05  # of the likeliest vessel pixel in a patch that is read
 START_BOX = (0.5, 0.5, 0.35, 0.35)  # centre and size of the phantom's mean segment, in shares of the side
 
 
@@ -40,48 +43,73 @@ class PooledSegmentHead(nn.Module):
 
 
 class SegmentMapHead(nn.Module):
-    """The CASS name of every vessel pixel: it reads the vessel tree that stage 1 sees, as a whole.
+    """The CASS name of every vessel pixel, read from the shape of the vessel tree and the view alone.
 
-    Proximal, mid and distal parts of an artery look alike; where the branches leave tells them apart. So patches of the
-    vessel probability and of the pyramid, with their places and the view, pass a small transformer, and only then are
-    joined with the fine features of the segmentation head.
+    Proximal, mid and distal parts of an artery look alike; where the branches leave tells them apart, and grey values
+    do not help. So it is the predicted vessel mask that is read, as a whole: patches of it that hold vessel, with their
+    places and the view, pass a small transformer. As it needs no X-ray picture, it also learns from drawn trees
+    (`data/drawn_trees.py`), and as it always reads `VESSELS_PX` pixels, it does not depend on backbone or image size.
 
-    Input: pyramid, vessel logits (B, 1, S, S), fine features (B, `fine_channels`, S / 4, S / 4), view embedding or None.
-    Output: `name_logits` (B, `num_classes` + 1, S / 4, S / 4), the last channel for vessels of none of the classes, and
-    `analysed_logits` (B, 1, S / 4, S / 4): is this pixel of the segment that was analysed?
+    Input: vessel probability (B, 1, S, S) and view embedding (B, `view_dim`), None without views.
+    Output: `name_logits` (B, `num_classes` + 1, NAMES_PX, NAMES_PX), the last channel for vessels of none of the
+    classes, and what they were made from, (B, `channels`, NAMES_PX, NAMES_PX).
     """
 
-    def __init__(self, *, channels: int, num_levels: int, fine_channels: int, num_classes: int, view_dim: int | None,
-                 dim: int = 128, depth: int = 3, num_heads: int = 4):
+    def __init__(self, *, num_classes: int, view_dim: int | None, channels: int = 48, dim: int = 128, depth: int = 4,
+                 num_heads: int = 4):
         super().__init__()
-        self.dim = dim
-        self.project_levels = nn.ModuleList(nn.Conv2d(channels, dim, 1) for _ in range(num_levels))
-        self.embed_vessels = nn.Conv2d(1, dim, TOKEN_STRIDE, stride=TOKEN_STRIDE)
+        self.channels = channels
+        self.fine = nn.Sequential(conv_block(NAMES_STRIDE**2, channels), conv_block(channels, channels))
+        self.embed_patches = nn.Conv2d(channels, dim, TOKEN_STRIDE, stride=TOKEN_STRIDE)
         self.embed_view = None if view_dim is None else nn.Linear(view_dim, dim)
+        self.start = nn.Parameter(torch.zeros(dim))  # the token of the view; without one, of the frame as a whole
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(dim, num_heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True,
                                        norm_first=True) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
-        self.to_fine = nn.Conv2d(dim, fine_channels, 1)
-        self.merge = conv_block(2 * fine_channels, fine_channels)
-        self.names = nn.Conv2d(fine_channels, num_classes + 1, 1)
-        self.analysed = nn.Conv2d(fine_channels, 1, 1)
+        self.to_fine = nn.Conv2d(dim, channels, 1)
+        self.merge = conv_block(2 * channels, channels)
+        self.names = nn.Conv2d(channels, num_classes + 1, 1)
 
-    def forward(self, pyramid: list[torch.Tensor], vessel_logits: torch.Tensor, fine: torch.Tensor,
-                view_embedding: torch.Tensor | None):
-        # Detached: the names must not bend the vessel mask to what is easy to name.
-        vessels = self.embed_vessels(vessel_logits.detach().sigmoid())
-        grid = vessels + sum(resize_to(project(level), vessels)
-                             for project, level in zip(self.project_levels, pyramid, strict=True))
+    def forward(self, vessel_probability: torch.Tensor, view_embedding: torch.Tensor | None):
+        vessels = vessel_probability.float()
+        if vessels.shape[-1] != VESSELS_PX:
+            vessels = F.interpolate(vessels, (VESSELS_PX, VESSELS_PX), mode="bilinear", antialias=True)
+        fine = self.fine(F.pixel_unshuffle(vessels, NAMES_STRIDE))
+        grid = self.embed_patches(fine)
         grid = grid + place_encoding(grid)
-        tokens = grid.flatten(2).transpose(1, 2)
+        fullest = F.max_pool2d(vessels, NAMES_STRIDE * TOKEN_STRIDE).flatten(1).topk(MAX_PATCHES, dim=1)
+        empty, cells = fullest.values < LEAST_PROBABILITY, fullest.indices[..., None].expand(-1, -1, grid.shape[1])
+        first = self.start.expand(len(grid), 1, -1)
         if self.embed_view is not None:
-            tokens = torch.cat([self.embed_view(view_embedding)[:, None], tokens], dim=1)
+            first = first + self.embed_view(view_embedding)[:, None]
+        tokens = torch.cat([first.to(grid.dtype), grid.flatten(2).transpose(1, 2).gather(1, cells)], dim=1)
+        ignored = F.pad(empty, (1, 0))
         for layer in self.layers:
-            tokens = layer(tokens)
-        context = self.norm(tokens[:, -grid.shape[2] * grid.shape[3]:]).transpose(1, 2).reshape(grid.shape)
-        merged = self.merge(torch.cat([fine, resize_to(self.to_fine(context), fine)], dim=1))
-        return self.names(merged), self.analysed(merged)
+            tokens = layer(tokens, src_key_padding_mask=ignored)
+        read = self.norm(tokens)[:, 1:].masked_fill(empty[..., None], 0)
+        context = torch.zeros_like(grid.flatten(2).transpose(1, 2), dtype=read.dtype).scatter(1, cells, read)
+        context = self.to_fine(context.transpose(1, 2).reshape(grid.shape))
+        merged = self.merge(torch.cat([fine, resize_to(context, fine)], dim=1))
+        return self.names(merged), merged
+
+
+class AnalysedMapHead(nn.Module):
+    """Which pixels belong to the segment that was analysed?
+
+    Unlike its name, this shows in the picture: analysts look at the lesion. So the fine features of the segmentation
+    head, (B, `fine_channels`, h, w), join those of the map of names, (B, `shape_channels`, NAMES_PX, NAMES_PX).
+    Output: logits (B, 1, NAMES_PX, NAMES_PX).
+    """
+
+    def __init__(self, *, fine_channels: int, shape_channels: int):
+        super().__init__()
+        self.merge = conv_block(fine_channels + shape_channels, shape_channels)
+        self.analysed = nn.Conv2d(shape_channels, 1, 1)
+
+    def forward(self, fine: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
+        fine = F.adaptive_avg_pool2d(fine, shape.shape[-2:])
+        return self.analysed(self.merge(torch.cat([fine, shape], dim=1)))
 
 
 def place_encoding(grid: torch.Tensor) -> torch.Tensor:

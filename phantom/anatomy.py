@@ -1,24 +1,17 @@
 """The mean coronary tree and its variation between patients.
 
-anatomy.csv: mean 3D positions and lumen diameters of 83 normal angiograms (Dodge et al., Circulation
-1992;86:232-246, by way of a public transcription; sign faults of R3d, RDo, RDp and R4p mended so that the
-path is smooth, RIp replaced by the midpoint of its neighbours). Spread of diameters and share of right
-dominance: the same study.
+Means: data/anatomy.py. Spread of diameters: the same study (Dodge et al., Circulation 1992;86:232-246).
 """
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from data.atlas import sphere_center
-from phantom.growth import unit
+from data.anatomy import load_anatomy, sphere_center, unit
 
-TABLE = Path(__file__).parents[1] / "data" / "anatomy.csv"
 LEFT, RIGHT = "left", "right"
 DIAMETER_SPREAD = {LEFT: 0.11, RIGHT: 0.15}  # SD by mean: LM 0.5 of 4.5 mm, LAD 0.4 of 3.7; RCA 0.6 of 3.9
 WOMEN_SMALLER, WOMEN = 0.91, 0.35
@@ -54,23 +47,6 @@ class Body:
     width: float
     turn_deg: tuple[float, float, float]
     size: float
-
-
-def load_anatomy() -> dict[str, Segment]:
-    """The mean anatomy, by segment name as in the table."""
-    rows: dict[str, list[dict]] = {}
-    with open(TABLE, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            rows.setdefault(row["segment"], []).append(row)
-    columns = ("left_mm", "superior_mm", "anterior_mm")
-    return {
-        name: Segment(
-            int(own[0]["cass_id"]),
-            np.array([[float(r[c]) for c in columns] for r in own]),
-            np.array([float(r["diameter_mm"]) for r in own]),
-        )
-        for name, own in rows.items()
-    }
 
 
 def draw_body(rng: np.random.Generator) -> Body:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.anatomy import unit
 from phantom.builder import Course, TreeBuilder
-from phantom.growth import grow, unit
+from phantom.growth import grow
 
 OUT, IN, SIDE = "out", "in", "side"  # away from the heart's middle, into the septum, along the surface
 

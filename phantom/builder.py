@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
+from data.anatomy import arc_length, unit
 from phantom.anatomy import Anatomy, Segment
-from phantom.growth import grow, unit, wiggle
+from phantom.growth import grow, wiggle
 from phantom.tree import Tree
 
 SAMPLE_MM = 0.5
@@ -58,11 +59,11 @@ class TreeBuilder:
         reach_mm = 0.0
         if parent is not None:
             trunk = self.lines[parent]
-            reach_mm = trunk.reach_mm + arc_mm(trunk.points_mm)[at]
+            reach_mm = trunk.reach_mm + arc_length(trunk.points_mm)[at]
             course = _leaving(trunk, at, course)
         straight, diameter, cass_id = _smooth(course)
         amount = self.tortuosity * tortuosity
-        points = straight + wiggle(straight, arc_mm(straight), self.anatomy.heart_mm, amount, self.rng)
+        points = straight + wiggle(straight, arc_length(straight), self.anatomy.heart_mm, amount, self.rng)
         self.lines[name] = Line(name, points, straight, diameter, cass_id, reach_mm)
         return self.lines[name]
 
@@ -100,7 +101,7 @@ class TreeBuilder:
             np.concatenate([getattr(line, name) for line in lines])
             for name in ("points_mm", "diameter_mm", "cass_id")
         )
-        reach = np.concatenate([line.reach_mm + arc_mm(line.points_mm) for line in lines])
+        reach = np.concatenate([line.reach_mm + arc_length(line.points_mm) for line in lines])
         number = np.repeat(np.arange(len(lines)), [len(line.points_mm) for line in lines])
         return Tree(
             points,
@@ -121,11 +122,6 @@ def course_of(*segments: Segment) -> Course:
     diameter = [s.diameter_mm if i == 0 else s.diameter_mm[1:] for i, s in enumerate(segments)]
     cass_id = np.concatenate([np.full(len(s.points_mm) - 1, s.cass_id) for s in segments])
     return Course(np.concatenate(points), np.concatenate(diameter), np.append(cass_id, cass_id[-1]))
-
-
-def arc_mm(points: np.ndarray) -> np.ndarray:
-    """Distance along a path (n, 3) from its start. (n,)"""
-    return np.append(0, np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1)))
 
 
 def _leaving(trunk: Line, at: int, course: Course) -> Course:
@@ -150,7 +146,7 @@ def _smooth(course: Course) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     knots = np.append(0, np.cumsum(np.sqrt(steps)))
     curve = CubicSpline(knots, course.points_mm, bc_type="natural")
     fine = np.linspace(0, knots[-1], int(steps.sum() / 0.1))
-    arc = arc_mm(curve(fine))
+    arc = arc_length(curve(fine))
     where = np.interp(np.linspace(0, arc[-1], max(8, int(arc[-1] / SAMPLE_MM))), arc, fine)
     which = np.clip(np.searchsorted(knots, where, side="right") - 1, 0, len(course.cass_id) - 1)
     return curve(where), PchipInterpolator(knots, course.diameter_mm)(where), course.cass_id[which]

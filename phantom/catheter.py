@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from data.anatomy import unit
 from phantom.carm import CArm
-from phantom.growth import unit
 from phantom.rendering import STEP_PX, path_length
 from phantom.tree import Tree
 

@@ -7,12 +7,9 @@ import math
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
+from data.anatomy import unit
+
 STEP_MM = 1.5
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (..., 3) scaled to length one."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
 def grow(

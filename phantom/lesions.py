@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from phantom.growth import unit
+from data.anatomy import unit
 from phantom.tree import Tree
 
 WORST_DS, MILD_DS, RESIDUAL_DS, EVENT_DS = (50.0, 88.0), (12.0, 42.0), (3.0, 22.0), (45.0, 82.0)  # %DS ranges

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from data.anatomy import unit
 from phantom.carm import CArm
-from phantom.growth import unit
 from phantom.tree import neighbours
 
 # Spacing of the volumes in both directions. Shared bilinearly, rows at exactly half a pixel leave no ripple.

@@ -1,5 +1,7 @@
 """Stage 2's losses, their targets and weights, and its scores, on outputs and batches made by hand."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,8 +30,7 @@ def random_batch(classes, side=16):
     vessel[:, :, 12:14] = 1
     box = torch.tensor([[6 / 16, 6 / 16, 8 / 16, 4 / 16]] * 2 + [[torch.nan] * 4])
     return {"deepsa_mask": vessel, "segment_mask": segment, "box": box, "row": torch.arange(3),
-            "class_index": torch.tensor([0, 1, 2]) % classes,
-            "weak_names": torch.full((3, classes + 1, 4, 4), 0.5)}
+            "class_index": torch.tensor([0, 1, 2]) % classes}
 
 
 def test_the_loss_is_three_tenths_segmentation_half_classification_a_fifth_box():
@@ -48,11 +49,22 @@ def test_the_loss_is_three_tenths_segmentation_half_classification_a_fifth_box()
     )
 
 
-def test_without_the_mean_tree_the_names_cost_less():
-    task, output, batch = task_of(1, 13, 12), random_output(3, 3), random_batch(3)
-    weak = stage2.cass_losses(task, output, batch)["names"]
-    del batch["weak_names"]
-    assert (weak > stage2.cass_losses(task, output, batch)["names"]).all()
+def test_drawn_trees_add_the_mean_of_their_names_to_the_classification_of_their_row():
+    task, batch = task_of(1, 13, 12), random_batch(3)
+    plain = stage2.cass_losses(task, random_output(3, 3), batch)
+    vessels = torch.zeros(3, 2, 16, 16, dtype=torch.uint8)
+    vessels[..., 4:8] = 255
+    names = torch.full((3, 2, 4, 4), 3, dtype=torch.uint8)
+    names[1, :, :, 1], names[1, 1, 0, 1] = 2, 1
+    logits = torch.zeros(6, 4, 4, 4)
+    logits[2:4, 2] = 5.0
+    batch |= {"drawn_vessels": vessels, "drawn_names": names}
+    losses = stage2.cass_losses(task, random_output(3, 3)._replace(drawn_name_logits=logits), batch)
+    other, sure = torch.tensor([5.0, 0, 0, 0]).logsumexp(0), 5.0 - torch.tensor([5.0, 0, 0, 0]).logsumexp(0)
+    # Of the second row's two trees of four vessel cells each, one cell is named wrongly.
+    expected = torch.tensor([math.log(4), (7 * -sure + other) / 8, math.log(4)])
+    torch.testing.assert_close(losses["drawn"], expected)
+    torch.testing.assert_close(losses["loss"], plain["loss"] + 0.5 * expected)
 
 
 def test_the_targets_of_the_map_are_the_segment_and_vessels_that_are_surely_not_of_it():

@@ -68,7 +68,7 @@ def test_logits_are_interpolated_before_the_softmax():
 
 
 def test_half_precision_and_gradients_do_no_harm():
-    output = CassOutput(*(tensor.to(torch.bfloat16).requires_grad_() for tensor in random_output()))
+    output = CassOutput(*(tensor.to(torch.bfloat16).requires_grad_() for tensor in random_output() if tensor is not None))
     prediction = frame_prediction(output, 0, (40, 40), CLASSES)
     np.testing.assert_allclose(np.exp(prediction.name_log_probs).sum(axis=0), 1, rtol=1e-5)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from phantom.anatomy import load_anatomy
+from data.anatomy import load_anatomy
 from phantom.carm import CArm
 from phantom.rendering import outline, path_length, share_between_pixels
 

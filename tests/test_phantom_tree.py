@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from phantom.anatomy import LEFT, RIGHT, Body, load_anatomy, vary_anatomy
+from data.anatomy import load_anatomy
+from phantom.anatomy import LEFT, RIGHT, Body, vary_anatomy
 from phantom.contrast import choose_frame, draw_bolus, draw_motion
 from phantom.lesions import Lesion, draw_disease, gap_mm, phase_lesions, with_lesions
 from phantom.patient import build_tree

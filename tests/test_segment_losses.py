@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.segment_losses import box_loss, name_loss, weak_name_loss, weighted_mean
+from utils.segment_losses import box_loss, drawn_name_loss, name_loss, weighted_mean
 
 # Three classes and "none of them": 0 and 1 are of one artery, 2 of the other.
 OTHER_ARTERY = torch.tensor([[False, False, True], [False, False, True], [True, True, False]])
@@ -64,7 +64,7 @@ def test_only_known_pixels_have_a_gradient(case):
     logits, inside, outside = case
     for index, loss in {
         "names": lambda x: name_loss(x, CLASS_INDEX, inside, outside, OTHER_ARTERY),
-        "weak": lambda x: weak_name_loss(x, CLASS_INDEX, torch.full_like(x, 0.5), outside),
+        "drawn": lambda x: drawn_name_loss(x, torch.ones(BATCH, HEIGHT, WIDTH).long(), outside),
     }.items():
         touched = gradient(loss, logits).abs().amax(dim=1, keepdim=True) > 0
         known = (outside > 0) | ((inside > 0) if index == "names" else False)
@@ -96,8 +96,7 @@ def test_a_frame_without_weights_costs_nothing(case):
     logits, inside, outside = case
     for loss in (
         lambda x: name_loss(x, CLASS_INDEX, 0 * inside, 0 * outside, OTHER_ARTERY),
-        lambda x: weak_name_loss(x, CLASS_INDEX, torch.ones_like(x), 0 * outside),
-        lambda x: weak_name_loss(x, CLASS_INDEX, torch.zeros_like(x), outside),
+        lambda x: drawn_name_loss(x, torch.ones(BATCH, HEIGHT, WIDTH).long(), 0 * outside),
     ):
         assert loss(logits).tolist() == [0.0, 0.0]
         assert (gradient(loss, logits) == 0).all()
@@ -113,28 +112,18 @@ def test_names_that_are_wrong_beyond_doubt_cost_much_but_not_infinitely_much(cas
     assert slope.isfinite().all() and (slope[:, 2][outside[:, 0] > 0] > 0).all()  # and is still unlearned
 
 
-def test_the_weak_name_loss_is_that_of_a_plain_loop(case):
+def test_the_loss_of_drawn_names_is_that_of_a_plain_loop(case):
     logits, _, outside = case
-    weak = torch.rand(logits.shape, generator=torch.Generator().manual_seed(1))
-    weak[:, :, :, 3] = 0.0  # the tree says nothing there
-    found = weak_name_loss(logits, CLASS_INDEX, weak, outside)
-    for sample, index in enumerate(CLASS_INDEX):
+    names = torch.randint(0, CHANNELS, (BATCH, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(1))
+    vessels = outside.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)  # twice as fine as the names
+    found = drawn_name_loss(logits, names, vessels)
+    for sample in range(BATCH):
         entropy, weights = np.zeros((2, HEIGHT, WIDTH))
         for place in np.ndindex(HEIGHT, WIDTH):
-            expected = weak[(sample, slice(None), *place)].double().numpy().copy()
-            expected[index] = 0
-            if expected.any():
-                probs = softmax(logits[(sample, slice(None), *place)].double().numpy())
-                entropy[place] = -(expected / expected.sum() * np.log(probs)).sum()
-                weights[place] = outside[(sample, 0, *place)] * expected.max()
+            probs = softmax(logits[(sample, slice(None), *place)].double().numpy())
+            entropy[place] = -np.log(probs[names[(sample, *place)]])
+            weights[place] = outside[(sample, 0, *place)]
         assert float(found[sample]) == pytest.approx(mean_over(entropy, weights), rel=1e-4)
-
-
-def test_the_tree_cannot_say_the_annotated_name_outside_its_mask(case):
-    logits, _, outside = case
-    own_only = torch.zeros_like(logits)
-    own_only[range(BATCH), CLASS_INDEX] = 1.0
-    assert weak_name_loss(logits, CLASS_INDEX, own_only, outside).tolist() == [0.0, 0.0]
 
 
 def test_losses_are_float32_under_mixed_precision(case):

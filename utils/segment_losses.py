@@ -3,7 +3,8 @@
 Of a frame one segment is annotated. Inside its mask the name is known; outside it that name is known to be wrong, since
 a CASS segment occurs once in a tree; and one injection fills one coronary artery, so the names of the other are wrong
 everywhere. What else a vessel outside the mask is called is unknown and costs nothing. (Sums of probabilities over what
-is allowed: the exclusion and marginal losses of Shi et al., Medical Image Analysis 2021;70:101979.)
+is allowed: the exclusion and marginal losses of Shi et al., Medical Image Analysis 2021;70:101979.) Of a drawn tree all
+names are known.
 """
 
 import torch
@@ -33,19 +34,13 @@ def name_loss(name_logits: torch.Tensor, class_index: torch.Tensor, inside: torc
     return weighted_mean(known, inside) + weighted_mean(absent, outside)
 
 
-def weak_name_loss(name_logits: torch.Tensor, class_index: torch.Tensor, weak_names: torch.Tensor,
-                   outside: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy (B,) of the names outside the annotated mask with those that the mean tree expects there.
+def drawn_name_loss(name_logits: torch.Tensor, names: torch.Tensor, vessels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy (M,) of the names of drawn trees, of which all are known.
 
-    weak_names: (B, K + 1, h, w), of `data.atlas.weak_names`. Where the tree says nothing, nor does the loss; the
-    annotated name cannot be there, whatever the tree says. The other arguments as in `name_loss`.
+    name_logits: (M, K + 1, h, w); names: int64 (M, h, w), channels; vessels: (M, 1, H, W) in [0, 1], H a multiple of h.
     """
-    own = F.one_hot(class_index, name_logits.shape[1])[:, :, None, None]
-    expected = weak_names * (1 - own)
-    nearness = expected.amax(dim=1, keepdim=True)
-    target = expected / expected.sum(dim=1, keepdim=True).clamp_min(1e-6)
-    cross_entropy = -(target * F.log_softmax(name_logits.float(), dim=1)).sum(dim=1, keepdim=True)
-    return weighted_mean(cross_entropy, outside * nearness)
+    cross_entropy = F.cross_entropy(name_logits.float(), names, reduction="none")
+    return weighted_mean(cross_entropy, F.adaptive_avg_pool2d(vessels, names.shape[-2:])[:, 0])
 
 
 def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -49,7 +49,8 @@ class Stage:
     of this project that they came from (`describe_parent`), if any; resumes: they will come from the latest
     checkpoint, so no file need be read for them. compute_loss, score_batch: see engine.py. summarise(records, table)
     -> the metrics of a validation, flat. draw(records, table, files): pictures of a validation. dataset: keywords of
-    AngiogramDataset beside the common ones. facts: plain values for the checkpoint's config that are not flags.
+    AngiogramDataset beside the common ones. own_rates: learning rates of parts of the model that --lr does not set, by
+    the start of their parameters' names. facts: plain values for the checkpoint's config that are not flags.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Stage:
     summarise: Callable[[Sequence[Mapping], object], dict]
     draw: Callable[[Sequence[Mapping], object, RunFiles], None] | None = None
     dataset: Mapping[str, object] = field(default_factory=dict)
+    own_rates: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -179,7 +181,8 @@ def run_stage(ranks: Ranks, stage: Stage, args: argparse.Namespace, tables: dict
             return
         sampler = loaders["train"].batch_sampler
         groups = model.parameter_groups(
-            lr=args.lr, backbone_lr_scale=args.backbone_lr_scale, weight_decay=args.weight_decay
+            lr=args.lr, backbone_lr_scale=args.backbone_lr_scale, weight_decay=args.weight_decay,
+            own_rates=stage.own_rates,
         )
         optimizer = build_optimizer(groups, device)
         steps = args.epochs * sampler.steps_per_epoch
