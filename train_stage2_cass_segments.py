@@ -92,13 +92,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
              "occur in it), or a list of CASS numbers and SYNTAX names such as 1,2,3,'SYNTAX 12a'",
     )
     parser.add_argument(
-        "--drawn-trees", type=non_negative_int, default=4, metavar="N",
+        "--drawn-trees", type=non_negative_int, default=8, metavar="N",
         help="for each training row, also train the map of names on N drawn trees of virtual patients, in which every "
              "vessel has its name (data/drawn_trees.py); 0 for none: then a name is learned only in the views in which "
              "its segment is annotated",
     )
     parser.add_argument(
-        "--map-lr", type=positive_float, default=1e-3, metavar="LR",
+        "--map-lr", type=positive_float, default=1.5e-3, metavar="LR",
         help="peak learning rate of the map of names: it starts from nothing and moves no weights of the backbone",
     )
     parser.add_argument(

@@ -55,7 +55,7 @@ class SegmentMapHead(nn.Module):
     classes, and what they were made from, (B, `channels`, NAMES_PX, NAMES_PX).
     """
 
-    def __init__(self, *, num_classes: int, view_dim: int | None, channels: int = 48, dim: int = 128, depth: int = 4,
+    def __init__(self, *, num_classes: int, view_dim: int | None, channels: int = 32, dim: int = 128, depth: int = 4,
                  num_heads: int = 4):
         super().__init__()
         self.channels = channels

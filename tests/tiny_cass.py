@@ -18,7 +18,7 @@ from torch import nn
 import train_stage2_cass_segments as stage2
 from models.cass_model import VIEW_DIM, SAM3CASSModel
 from models.fusion import ViewConditionedFeatureFusion
-from models.segment_heads import PooledSegmentHead, SegmentMapHead
+from models.segment_heads import AnalysedMapHead, PooledSegmentHead, SegmentMapHead
 from models.segmentation_head import VesselSegmentationHead
 from models.view_encoder import CategoricalViewEncoder
 from utils.distributed import Ranks
@@ -56,14 +56,15 @@ def build_tiny_model(
 ) -> tuple[SAM3CASSModel, dict | None]:
     """As the script's `build_model`, without a checkpoint to start from; dropout: as it is, or none."""
     pyramid = dict(channels=CHANNELS, num_levels=LEVELS)
-    heads = dict(**pyramid, num_classes=len(task.classes), view_dim=VIEW_DIM)
+    heads = dict(num_classes=len(task.classes), view_dim=VIEW_DIM)
     segmentation_head = VesselSegmentationHead(**pyramid, detail_channels=(8, 16, 16))
     model = SAM3CASSModel(
         backbone=TinyBackbone(), view_encoder=CategoricalViewEncoder(VIEW_DIM),
         fusion=ViewConditionedFeatureFusion(**pyramid, view_dim=VIEW_DIM),
         segmentation_head=segmentation_head,
-        pooled_head=PooledSegmentHead(**heads), classes=task.classes,
-        map_head=SegmentMapHead(**heads, fine_channels=16, dim=16, depth=1),
+        pooled_head=PooledSegmentHead(**pyramid, **heads), classes=task.classes,
+        map_head=SegmentMapHead(**heads, channels=16, dim=16, depth=1),
+        analysed_head=AnalysedMapHead(fine_channels=16, shape_channels=16),
     )
     for part in model.modules():
         if isinstance(part, nn.Dropout) and not dropout:
@@ -75,7 +76,7 @@ def build_tiny_model(
 def tiny_run(csv_path, folder, *flags) -> tuple:
     """Arguments and tables of a run on the CPU, one sample a batch unless `flags` say another number."""
     given = ["--data-csv", csv_path, "--checkpoint-dir", folder, "--backbone", "sam3-tiny", "--device", "cpu",
-             "--amp", "off", "--num-workers", 0, "--batch-size", 1, *flags]
+             "--amp", "off", "--num-workers", 0, "--batch-size", 1, "--drawn-trees", 1, *flags]
     args = stage2.parse_arguments([str(flag) for flag in given])
     args.image_size = IMAGE_SIZE
     return args, load_tables(args)
