@@ -92,13 +92,17 @@ def test_model_is_blind_to_the_view_before_training():
 
 def test_parameter_groups_hold_every_parameter_once_at_its_own_rate():
     model = build_deepsa_model(backbone="sam3-tiny", image_size=336)
-    groups = model.parameter_groups(lr=1e-3, backbone_lr_scale=0.1, weight_decay=0.05)
+    groups = model.parameter_groups(
+        lr=1e-3, backbone_lr_scale=0.1, weight_decay=0.05, own_rates={"segmentation_head.logits.": 7e-3}
+    )
     members = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(members) == sorted(id(parameter) for parameter in model.parameters())
-    in_backbone = {id(parameter) for parameter in model.backbone.parameters()}
+    rates = {id(parameter): 1e-3 for parameter in model.parameters()}
+    rates |= {id(parameter): 1e-4 for parameter in model.backbone.parameters()}
+    rates |= {id(parameter): 7e-3 for parameter in model.segmentation_head.logits.parameters()}
     for group in groups:
         for parameter in group["params"]:
-            assert group["lr"] == pytest.approx(1e-4 if id(parameter) in in_backbone else 1e-3)
+            assert group["lr"] == pytest.approx(rates[id(parameter)])
             assert group["weight_decay"] == 0 or parameter.ndim > 1
 
 

@@ -27,8 +27,8 @@ DEMO = Path("outputs/demo")
 PHANTOM = "--patients 110 --image-size 512 --frames 8 --seed 1 --workers 2".split()
 TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 14 --lr 2e-3 --backbone-lr-scale 0.5 "
             "--eval-every 4 --num-workers 0").split()
-SEGMENT_TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 10 --lr 1e-3 "
-                    "--backbone-lr-scale 0.5 --eval-every 5 --num-workers 0").split()
+SEGMENT_TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 6 --lr 1e-3 "
+                    "--backbone-lr-scale 0.5 --eval-every 3 --drawn-trees 6 --num-workers 0").split()
 SEGMENT_SCORES = {
     "top1_pointed": "pointed: which segment is this? share that is right",
     "macro_f1_pointed": "  mean F1 of the classes",
