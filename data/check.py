@@ -16,6 +16,7 @@ from data.cine import cine_shape, read_frame
 from data.contours import POLYLINES, Contours, read_contours
 from data.errors import DataError, Fault
 from data.masks import read_label_map, read_mask
+from data.obstructions import column_contradictions, lesion_contradictions
 from data.text import whole_number
 
 SPLITS = ("train", "val")
@@ -238,8 +239,10 @@ def _angle(row: RowCheck, column: str, value: object, axis: str) -> float:
 
 
 def _warn_of_contradictions(row: RowCheck, contours: Contours, segment: np.ndarray | None) -> None:
-    for warning in contours.contradictions():
+    for warning in contours.contradictions() + lesion_contradictions(contours):
         row.warn("contours_path", warning)
+    for column, warning in column_contradictions(row.record, contours).items():
+        row.warn(column, warning)
     if segment is not None:
         points = np.rint(contours.centerline)
         x, y = points[((points >= 0) & (points < segment.shape[::-1])).all(axis=1)].astype(int).T

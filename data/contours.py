@@ -68,6 +68,11 @@ class Contours:
         said = []
         if self.missing_measurements:
             said.append(f"measurements missing or null: {', '.join(self.missing_measurements)}")
+        return said + self.stenosis_contradictions() + self._calibration_contradictions()
+
+    def stenosis_contradictions(self) -> list[str]:
+        """Diameter and area stenosis against the diameters that they are made of, in words."""
+        said = []
         mld, rvd, stenosis, area = (self.measurements[name] for name in MEASUREMENTS[:4])
         ratio = mld / rvd
         expected = 100 * (1 - ratio)
@@ -76,7 +81,7 @@ class Contours:
         expected_area = 100 * (1 - ratio * ratio)
         if abs(area - expected_area) > STENOSIS_DISAGREES_POINTS:
             said.append(f"area stenosis {area:.1f} %, but 1 - (MLD / RVD)^2 gives {expected_area:.1f} %")
-        return said + self._calibration_contradictions()
+        return said
 
     def _calibration_contradictions(self) -> list[str]:
         said, catheter = [], self.calibration.get("catheter_diameter_mm")

@@ -64,7 +64,7 @@ def test_drawn_trees_add_the_mean_of_their_names_to_the_classification_of_their_
     # Of the second row's two trees of four vessel cells each, one cell is named wrongly.
     expected = torch.tensor([math.log(4), (7 * -sure + other) / 8, math.log(4)])
     torch.testing.assert_close(losses["drawn"], expected)
-    torch.testing.assert_close(losses["loss"], plain["loss"] + 0.5 * expected)
+    torch.testing.assert_close(losses["loss"], plain["loss"] + 0.5 * stage2.DRAWN_NAMES_WEIGHT * expected)
 
 
 def test_the_targets_of_the_map_are_the_segment_and_vessels_that_are_surely_not_of_it():
