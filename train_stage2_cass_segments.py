@@ -70,9 +70,9 @@ class Task:
 
         The user's classes are unbalanced 15 to 1. Unweighted, a class of 13 rows would hardly move the weights;
         with the full inverse its few frames would be learned by heart. The root lies between: 15 to 1 becomes 4 to
-        1. For the map it tells channels apart only in how fast they learn: whatever the weight of a row, inside its mask its
-        own class gains and outside it loses, so no class is preferred where the picture leaves two open. The pooled
-        head is not weighted: its probabilities are to be those of the rows, which the ceiling supposes.
+        1. For the map it tells channels apart only in how fast they learn: whatever the weight of a row, inside its
+        mask its own class gains and outside it loses, so no class is preferred where the picture leaves two open. The
+        pooled head is not weighted: its probabilities are to be those of the rows, which the ceiling supposes.
         """
         rows = torch.tensor(self.rows, dtype=torch.float32)
         weights = rows.clamp_min(1).rsqrt()
@@ -202,9 +202,9 @@ def build_model(task: Task, args: argparse.Namespace, resumes: bool) -> tuple[to
 def cass_losses(task: Task, output: CassOutput, batch: dict) -> dict[str, torch.Tensor]:
     """Per-sample losses (B,): 0.3 segmentation + 0.5 classification + 0.2 box, and their parts.
 
-    segmentation: vessels against DeepSA's label, as in stage 1. classification: cross-entropy of the pooled head
-    and, weighted by class, the loss of the map's names, and in training that of drawn trees. box: L1 and generalised IoU of the pooled head's box, and BCE
-    and Dice of the pixels that belong to the analysed segment.
+    segmentation: vessels against DeepSA's label, as in stage 1. classification: cross-entropy of the pooled head,
+    weighted by class the loss of the map's names, and in training that of drawn trees. box: L1 and generalised IoU of
+    the pooled head's box, and BCE and Dice of the pixels that belong to the analysed segment.
     """
     index, device = batch["class_index"], output.class_logits.device
     segmentation = vessel_losses(output.vessel_logits, batch["deepsa_mask"], **VESSEL_WEIGHTS)

@@ -19,6 +19,8 @@ from data.cass import SEGMENTS
 from data.cine import read_frame
 from data.contours import read_contours
 from data.drawn_trees import NAMES_PX, draw_tree
+from data.obstructions import known_pixels, obstruction_of_row
+from data.true_lesions import read_true_lesions
 from data.masks import mask_coverage, read_frame_masks, read_label_map, read_mask, resize_picture
 
 SEGMENT_COVERAGE = 64  # of 255; at half a pixel, as for the labels, a thin segment would break into dots
@@ -38,7 +40,7 @@ class AngiogramDataset(Dataset):
     def __init__(
         self, table: pd.DataFrame, *, image_size: int, augment: bool = False, seed: int = 0,
         frame_masks: bool = False, classes: Sequence[int] | None = None, drawn_trees: int = 0,
-        view_dropout: float = 0.0, unsure_ends_mm: float = 0.0,
+        view_dropout: float = 0.0, unsure_ends_mm: float = 0.0, obstructions: bool = False,
     ):
         if augment and frame_masks:
             raise ValueError("frame_masks are those of the frame as it is; allowed: augment or frame_masks")
@@ -48,7 +50,9 @@ class AngiogramDataset(Dataset):
         self.image_size, self.augment, self.seed, self.frame_masks = image_size, augment, seed, frame_masks
         self.classes = None if classes is None else tuple(classes)
         self.drawn_trees, self.view_dropout, self.unsure_ends_mm = drawn_trees, view_dropout, unsure_ends_mm
+        self.obstructions = obstructions
         self._rows = self.table.to_dict("records")
+        self._sections: dict[int, tuple] = {}  # row -> what its contours say, see `_read_section`
         self._ends: dict[int, tuple] = {}  # row -> what its contours say, see `_read_ends`
         self._views: dict[str, list[tuple[float, float]]] = {"left": [], "right": []}
         for row in self._rows if drawn_trees else ():
@@ -69,9 +73,14 @@ class AngiogramDataset(Dataset):
         (1, NAMES_PX, NAMES_PX), 1 so near to an end of the annotated segment that the rest of it may lie there. With
         `augment` and `drawn_trees` = N also `drawn_vessels` uint8 (N, VESSELS_PX, VESSELS_PX) and `drawn_names` uint8
         (N, NAMES_PX, NAMES_PX), see `data.drawn_trees.DrawnTree`, and `drawn_view_deg` float32 (N, 2), nan = hidden.
-        With `frame_masks` also `frame_deepsa_mask`, bool
-        (H, W) numpy at the frame's own size, `frame_truth_mask` where the row has one, and with both
-        `frame_segment_mask` and, where the row has one, `frame_cass_map` uint8 (H, W).
+        With `obstructions` `segment_mask` as well, and of the analysed segment's obstruction: `obstruction_box` float32
+        (4,), x0, y0, x1, y1, and `obstruction_point` float32 (2,), (x, y), in px of the picture, nan where it is not in
+        it; `stenosis_pct` float32; `known` float32 (1, S, S), 1 where an obstruction would have been annotated. With
+        `frame_masks` also `frame_deepsa_mask`, bool (H, W) numpy at the frame's own size, `frame_truth_mask` where the
+        row has one, and with `classes` or `obstructions` `frame_segment_mask` and, where the row has one,
+        `frame_cass_map` uint8 (H, W); with `obstructions` `frame_obstruction`, an `Obstruction` of
+        `data.obstructions`, `frame_cass_id`, `frame_px_per_mm`, `frame_known` bool (H, W) and, where the row has them,
+        `frame_lesions`, a list of `data.true_lesions.TrueLesion`.
         Raises DataError when a file has changed since the check.
         """
         if get_worker_info() is not None:
@@ -80,17 +89,23 @@ class AngiogramDataset(Dataset):
         row = self._rows[index]
         frame = read_frame(row["cine_path"], row["frame_index"])
         masks = [read_mask(row["deepsa_pseudo_label_path"])]
-        if self.classes is not None:
+        if self.classes is not None or self.obstructions:
             masks.append(read_mask(row["vessel_mask_actual_path"]))
+        if self.obstructions:
+            section, point, stenosis_pct = self._read_section(index)
+            masks.append(section)
         image, coverage, change = self._network_input(frame, masks, index, epoch)
         sample = {
             "image": image, "deepsa_mask": _as_mask(coverage[0] >= 128), "row": int(index),
             "view_deg": torch.tensor([row["primary_angle"], row["secondary_angle"]], dtype=torch.float32),
         }
+        if len(masks) > 1:
+            sample["segment_mask"] = _as_mask(coverage[1] >= SEGMENT_COVERAGE)
         if self.classes is not None:
-            segment = coverage[1] >= SEGMENT_COVERAGE
-            sample |= {"segment_mask": _as_mask(segment), "box": torch.from_numpy(box_of(segment)),
+            sample |= {"box": torch.from_numpy(box_of(coverage[1] >= SEGMENT_COVERAGE)),
                        "class_index": self.classes.index(row["cass_segment"])}
+        if self.obstructions:
+            sample |= self._obstruction_in(coverage, point, stenosis_pct, change)
         if self.augment:
             # A stream of its own: with or without it, the pictures are the same.
             sample["view_deg"] = self._hidden(sample["view_deg"], np.random.default_rng([self.seed, epoch, index, 1]))
@@ -133,6 +148,31 @@ class AngiogramDataset(Dataset):
         return {"drawn_vessels": torch.from_numpy(vessels), "drawn_names": torch.from_numpy(names),
                 "drawn_view_deg": torch.stack(views)}
 
+    def _read_section(self, index: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """Of the row's obstruction: the narrowed section bool (H, W), its point (2,) as shares of the sides, its %DS."""
+        if index not in self._sections:
+            label = obstruction_of_row(self._rows[index])
+            size = label.section.shape
+            point = (np.array(label.mld_px) + 0.5) / size[::-1]
+            self._sections[index] = np.packbits(label.section), size, point, label.stenosis_pct
+        packed, size, point, stenosis_pct = self._sections[index]
+        return np.unpackbits(packed, count=size[0] * size[1]).reshape(size).astype(bool), point, stenosis_pct
+
+    def _obstruction_in(self, coverage, point: np.ndarray, stenosis_pct: float, change) -> dict[str, torch.Tensor]:
+        """The obstruction in the changed picture; coverage: (3, S, S) of all vessels, the segment and the section."""
+        side = self.image_size
+        box = box_of(coverage[2] >= SEGMENT_COVERAGE) * side
+        matrix = np.eye(2, 3) if change is None else change.matrix(side)
+        place = matrix[:, :2] @ (point * side - 0.5) + matrix[:, 2]
+        column, row = np.clip(np.rint(place), 0, side - 1).astype(int)
+        if np.isnan(box).any() or (abs(place - (column, row)) > 1).any():
+            place = np.full(2, np.nan)
+        known = known_pixels(coverage[1] >= SEGMENT_COVERAGE, coverage[0] >= 128)
+        corners = np.concatenate([box[:2] - box[2:] / 2, box[:2] + box[2:] / 2 - 1])
+        return {"obstruction_box": torch.from_numpy(corners.astype(np.float32)),
+                "obstruction_point": torch.from_numpy(place.astype(np.float32)),
+                "stenosis_pct": torch.tensor(stenosis_pct, dtype=torch.float32), "known": _as_mask(known)}
+
     def _near_the_ends(self, index: int, frame_size: tuple[int, int], change) -> torch.Tensor:
         """(1, NAMES_PX, NAMES_PX): 1 within `unsure_ends_mm` of an end of the analysed segment, in the changed
         picture."""
@@ -156,11 +196,18 @@ class AngiogramDataset(Dataset):
 
     def _frame_masks(self, row: dict, size: tuple[int, int]) -> dict:
         found = {f"frame_{name}_mask": mask for name, mask in read_frame_masks(row, size).items()}
-        if self.classes is not None:
+        if self.classes is not None or self.obstructions:
             found["frame_segment_mask"] = read_mask(row["vessel_mask_actual_path"])
             path = row.get("true_cass_map_path")
             if isinstance(path, str) and path:
                 found["frame_cass_map"] = read_label_map(path).astype(np.uint8)  # the check allows whole floats
+        if self.obstructions:
+            found["frame_obstruction"], found["frame_cass_id"] = obstruction_of_row(row), row["cass_segment"]
+            found["frame_px_per_mm"] = float(read_contours(row["contours_path"]).calibration["scale_factor"])
+            found["frame_known"] = known_pixels(found["frame_segment_mask"], found["frame_deepsa_mask"])
+            path = row.get("true_lesions_path")
+            if isinstance(path, str) and path:
+                found["frame_lesions"] = read_true_lesions(path)
         return found
 
 

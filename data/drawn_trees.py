@@ -119,5 +119,6 @@ def _names_on_map(names: np.ndarray, count: int) -> np.ndarray:
     """The channel that has most pixels of each cell of the map; `names` holds channel + 1, 0 = no vessel."""
     cells = names.reshape(NAMES_PX, NAMES_STRIDE, NAMES_PX, NAMES_STRIDE).transpose(0, 2, 1, 3)
     cells = cells.reshape(NAMES_PX**2, -1).astype(np.int64)
-    pixels = np.bincount((cells + (count + 2) * np.arange(len(cells))[:, None]).ravel(), minlength=len(cells) * (count + 2))
-    return pixels.reshape(len(cells), -1)[:, 1:].argmax(axis=1).astype(np.uint8).reshape(NAMES_PX, NAMES_PX)
+    values = count + 2
+    pixels = np.bincount((cells + values * np.arange(len(cells))[:, None]).ravel(), minlength=values * len(cells))
+    return pixels.reshape(len(cells), values)[:, 1:].argmax(axis=1).astype(np.uint8).reshape(NAMES_PX, NAMES_PX)

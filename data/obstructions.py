@@ -1,4 +1,4 @@
-"""The label of phase 3: the obstruction that an analyst measured in a frame, from the contours of one segment.
+"""The label of phase 3: the obstruction that an analyst measured, from the contours of one segment.
 
     label = obstruction_of_row(row)                     # a row of data.schema.load_table
     label.is_positive(threshold_pct=50), label.box_px, label.mld_px, GRADES[label.grade].name
@@ -46,7 +46,7 @@ LENGTH_SHARE = 0.1  # a smoothed path through a winding lesion is some percent s
 DIAMETER_MM = 0.3  # the largest error of ten QCA systems on phantom lumens of 0.5 to 1.9 mm was 0.31 mm
 # What writing a number with one decimal, or as a whole one, can change.
 ROUNDING = {"MLD_mm": 0.1, "diameter_stenosis_pct": STENOSIS_DISAGREES_POINTS, "lesion_length_mm": 1.0}
-LEAST_NARROWING = 0.05  # of the healthy diameter: less is lost in edges that are traced to a pixel of 10 to 20
+LEAST_NARROWING = 0.05  # of the healthy diameter, 10 to 20 px: less is lost in edges traced to a pixel
 MATCHING_REACH = 0.1  # of the length: where a vessel crosses itself, the nearest point may be another stretch
 CHUNK = 12  # cross-sections a polygon: short enough that the outline of a bend does not cross itself
 # A main artery is about 10 of 512 px wide: a label drawn next to its vessel is covered, a plaque beside the
@@ -88,7 +88,7 @@ class Obstruction:
         return grade_of(self.stenosis_pct)
 
     def is_positive(self, threshold_pct: float = POSITIVE_FROM_PCT) -> bool:
-        """Whether it is an obstruction to find: so severe as measured, whatever the phase, and in the frame."""
+        """Whether it is one to find: measured so severe, whatever the phase, and in the frame."""
         return self.stenosis_pct >= threshold_pct and bool(self.section.any())
 
 
@@ -99,7 +99,8 @@ def grade_of(stenosis_pct: float) -> int:
 
 def obstruction_of_row(row: Mapping) -> Obstruction:
     """The label of a row of `data.schema.load_table`; DataError, naming the file, when one cannot be read."""
-    return obstruction_of(read_contours(row["contours_path"]), read_mask(row["vessel_mask_actual_path"]).shape)
+    size = read_mask(row["vessel_mask_actual_path"]).shape  # the frame's own: data.check sees to it
+    return obstruction_of(read_contours(row["contours_path"]), size)
 
 
 def obstruction_of(contours: Contours, size: tuple[int, int]) -> Obstruction:
@@ -135,9 +136,10 @@ def known_pixels(
 ) -> np.ndarray:
     """Where it is known whether there is an obstruction, bool (H, W): all but vessels that were not analysed.
 
-    segment: bool (H, W), the analysed segment, always known. vessels: bool (H, W), all vessels, DeepSA's label
-    at the frame's size. Vessel farther than the margin, a share of the frame's longer side, from the segment
-    is not of it, and is unknown with as much around it; nearer it is the segment itself, drawn elsewhere.
+    segment: bool (H, W), the analysed segment, always known; its mask is the lumen, so join it with a label's
+    `section` for the plaque. vessels: bool (H, W), all vessels, DeepSA's label at the frame's size. Vessel
+    farther than the margin, a share of the frame's longer side, from the segment is not of it, and is unknown
+    with as much around it; nearer it is the segment itself, which DeepSA drew wider or beside it.
     """
     margin_px = margin_share * max(segment.shape)
     others = vessels & (_distance_to(segment) > margin_px)
@@ -145,7 +147,7 @@ def known_pixels(
 
 
 def lesion_contradictions(contours: Contours) -> list[str]:
-    """What does not fit together of the lesion's places, its length and the edges, in words with the values."""
+    """What does not fit together of the lesion's places, its length and the edges, in words with values."""
     vessel = _trace(contours)
     places, said = _places(contours, vessel)
     given, arc_mm = contours.measurements, vessel.arc_mm
@@ -158,8 +160,8 @@ def lesion_contradictions(contours: Contours) -> list[str]:
     first, last, at = _find_lesion(contours, vessel)
     seen = vessel.lumen_mm[at], vessel.lumen_mm[first : last + 1].min()
     if min(abs(given["MLD_mm"] - diameter) for diameter in seen) > DIAMETER_MM:
-        said.append(f"MLD by the edges is {seen[0]:.2f} mm at its place and {seen[1]:.2f} mm where the lesion "
-                    f"is narrowest, but MLD_mm is {given['MLD_mm']:.2f}")
+        said.append(f"MLD by the edges is {seen[0]:.2f} mm at its place and {seen[1]:.2f} mm where the "
+                    f"lesion is narrowest, but MLD_mm is {given['MLD_mm']:.2f}")
     return said
 
 
@@ -202,13 +204,13 @@ class _Vessel:
 
 def _trace(contours: Contours) -> _Vessel:
     line, px_per_mm = contours.centerline, contours.calibration["scale_factor"]
-    left, right, lumen_px = _cut_across(contours.left_edge, contours.right_edge, line)
-    ideal_left, ideal_right, healthy_px = _cut_across(contours.ideal_left_edge, contours.ideal_right_edge, line)
-    return _Vessel(line, left, right, ideal_left, ideal_right, arc_length(line) / px_per_mm,
-                   lumen_px / px_per_mm, healthy_px / px_per_mm)
+    left, right, lumen_px = _cut_across(line, contours.left_edge, contours.right_edge)
+    *ideal, healthy_px = _cut_across(line, contours.ideal_left_edge, contours.ideal_right_edge)
+    return _Vessel(line, left, right, *ideal, arc_mm=arc_length(line) / px_per_mm,
+                   lumen_mm=lumen_px / px_per_mm, healthy_mm=healthy_px / px_per_mm)
 
 
-def _cut_across(left_edge, right_edge, line) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _cut_across(line, left_edge, right_edge) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both edges beside each of the centreline's N points (N, 2), and the shortest way across there (N,)."""
     left, right = _beside(line, left_edge), _beside(line, right_edge)
     ways = (np.linalg.norm(left - right, axis=1), _distances(left, right_edge, line).min(axis=1),

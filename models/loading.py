@@ -6,9 +6,10 @@ import torch
 
 from models.cass_model import build_cass_model
 from models.deepsa_model import SAM3DeepSAModel, build_deepsa_model
+from models.obstruction_model import build_obstruction_model
 from utils.checkpoint import CheckpointError, load_checkpoint, load_weights
 
-STAGES = ("phase1_deepsa", "phase2_cass")
+STAGES = ("phase1_deepsa", "phase2_cass", "phase3_obstruction")
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SAM3DeepSAModel, dict]:
@@ -27,7 +28,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SA
                  random_init=True)
     if stage == "phase1_deepsa":
         model = build_deepsa_model(**parts)
-    else:
+    elif stage == "phase2_cass":
         model = build_cass_model(**parts, classes=tuple(checkpoint["classes"]))
+    else:
+        model = build_obstruction_model(**parts)
     load_weights(model, checkpoint["model"], source=path)
     return model.to(device).eval(), checkpoint

@@ -218,6 +218,15 @@ def test_contours_without_view_angles_are_fine_and_traps_are_said(tmp_path):
     assert "French" in said and "2.67" in said and "magnification of 2.40" in said
 
 
+def test_stenosis_that_its_diameters_do_not_give_is_said_apart_from_the_other_traps(tmp_path):
+    contours = read_contours(_contours_file(tmp_path))
+    assert contours.stenosis_contradictions() == [] and "French" in " ".join(contours.contradictions())
+    contours.measurements.update(diameter_stenosis_pct=60.0, area_stenosis_pct=20.0)
+    said = contours.stenosis_contradictions()
+    assert len(said) == 2 and "60.0 %, but 1 - MLD / RVD gives 35.0 %" in said[0] and "57.7 %" in said[1]
+    assert set(said) < set(contours.contradictions())
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -31,7 +31,8 @@ def test_a_virtual_tree_is_connected_vessels_of_one_artery(side):
         assert np.linalg.norm(tree[0].points_mm[0] - first.points_mm[0]) < 6  # at the ostium
         for number, vessel in enumerate(tree):
             assert vessel.points_mm.shape == (len(vessel.diameter_mm), 3)
-            assert np.isfinite(vessel.points_mm).all() and 0.2 < vessel.diameter_mm.min() <= vessel.diameter_mm.max() < 8
+            assert np.isfinite(vessel.points_mm).all()
+            assert 0.2 < vessel.diameter_mm.min() <= vessel.diameter_mm.max() < 8
             steps = np.linalg.norm(np.diff(vessel.points_mm, axis=0), axis=1)
             assert steps.max() < 3 * (TWIG_STEP_MM if vessel.cass_id in (0, 10) else STEP_MM)
             assert vessel.cass_id == 0 or SEGMENTS[vessel.cass_id].side == side

@@ -71,7 +71,9 @@ def test_what_is_surely_no_vessel_is_not_read(head):
     seen[..., 250:260, 20:30] = 0.5
     view = torch.randn(1, VIEW_DIM)
     with torch.no_grad():
-        plain, with_faint, with_seen = (head(picture, view)[0][..., 15:28, 40:42] for picture in (vessels(), faint, seen))
+        plain, with_faint, with_seen = (
+            head(picture, view)[0][..., 15:28, 40:42] for picture in (vessels(), faint, seen)
+        )
     # Not nothing at all: group norm looks at the whole picture.
     assert (plain - with_faint).abs().max() < 0.05 * (plain - with_seen).abs().max()
 
@@ -88,11 +90,14 @@ def test_a_picture_full_of_vessels_is_read_as_far_as_there_is_room(head):
 @pytest.mark.parametrize("use_view", [True, False])
 def test_names_do_not_bend_the_vessel_mask_and_drawn_trees_need_no_picture(use_view):
     torch.manual_seed(0)
-    model = build_cass_model(backbone="sam3-tiny", image_size=336, classes=(1, 2, 13), use_view=use_view, random_init=True)
+    model = build_cass_model(
+        backbone="sam3-tiny", image_size=336, classes=(1, 2, 13), use_view=use_view, random_init=True
+    )
     view_deg = torch.tensor([[30.0, torch.nan]])
     output = model(torch.rand(1, 3, 336, 336), view_deg, (vessels(2), torch.tensor([[10.0, 20.0], [0.0, torch.nan]])))
     assert output.drawn_name_logits.shape == (2, 4, NAMES_PX, NAMES_PX)
     (output.name_logits.square().mean() + output.drawn_name_logits.square().mean()).backward()
-    learning = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    grads = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    learning = {name.split(".")[0] for name, grad in grads.items() if grad.abs().max() > 0}
     assert learning == ({"map_head", "view_encoder"} if use_view else {"map_head"})
     assert model(torch.rand(1, 3, 336, 336), view_deg).drawn_name_logits is None

@@ -50,7 +50,7 @@ def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def box_loss(box: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """L1 + generalised IoU loss (B,) of boxes (B, 4) of (x_center, y_center, width, height), the two terms of DETR, with equal weights.
+    """L1 + generalised IoU loss (B,) of boxes (B, 4) of (x_center, y_center, width, height): DETR's two terms, equal.
 
     0 where the target is nan: nothing of the segment is in the picture.
     """

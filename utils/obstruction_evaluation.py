@@ -1,0 +1,66 @@
+"""What is scored of a frame's prediction of stage 3, and what comes of it: metrics and a picture.
+
+Two scores that must not be mixed. *annotated*: against the one segment that was measured; what is found on other
+vessels counts neither way. *truth*: against every lesion of the frame, which only the phantom knows; its metrics end
+in `_truth`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from data.true_lesions import TrueLesion
+from models.obstruction_model import ObstructionOutput
+from utils.froc import save_froc
+from utils.metrics import mask_scores, summarise_records
+from utils.obstruction_scores import Detection, Target, match_detections, summarise_detections
+from utils.prediction import THRESHOLD, logits_at_size, sigmoid
+from utils.run_files import RunFiles
+
+KINDS = {"annotated": "", "truth": "_truth"}  # field of a record -> ending of its metrics
+
+
+def scores_of_frame(
+    output: ObstructionOutput, index: int, found: Sequence[Detection], frame: Mapping, threshold_pct: float
+) -> dict:
+    """Scores of frame `index` of a batch: of its vessels, and of the obstructions that were found.
+
+    frame: its `frame_*` entries of the batch, see `data.dataset.AngiogramDataset`.
+    """
+    segment, label, truth = (frame.get(f"frame_{name}") for name in ("segment_mask", "obstruction", "truth_mask"))
+    vessel = sigmoid(logits_at_size(output.vessel_logits[index, 0].detach(), segment.shape)) >= THRESHOLD
+    scores = mask_scores(vessel, frame["frame_deepsa_mask"], "deepsa")
+    if truth is not None:
+        scores |= mask_scores(vessel, truth, "truth")
+    measured = Target(label.box_px, label.mld_px, label.stenosis_pct, frame["frame_cass_id"], frame["frame_px_per_mm"])
+    wanted = [measured] if label.is_positive(threshold_pct) else []
+    scores["annotated"] = match_detections(found, wanted, frame["frame_known"])
+    if frame.get("frame_lesions") is not None:
+        targets = [_target(lesion) for lesion in frame["frame_lesions"]
+                   if lesion.in_frame and lesion.stenosis_pct >= threshold_pct]
+        scores["truth"] = match_detections(found, targets)
+    return scores
+
+
+def _target(lesion: TrueLesion) -> Target:
+    return Target(lesion.box_px, lesion.point_px, lesion.stenosis_pct, lesion.cass_id, lesion.px_per_mm)
+
+
+def summarise_found(records: Sequence[Mapping], table) -> dict:
+    """Metrics over all frames, flat, with 95 % intervals over patients."""
+    means = [{key: value for key, value in record.items() if key not in KINDS} for record in records]
+    metrics = summarise_records(means, table["patient_id"].tolist())
+    for kind, ending in KINDS.items():
+        found = [{"row": record["row"], **record[kind]} for record in records if kind in record]
+        if found:
+            metrics |= {_named(name, ending): value for name, value in summarise_detections(found, table).items()}
+    return metrics
+
+
+def _named(name: str, ending: str) -> str:
+    return f"{name.removesuffix('_ci95')}{ending}_ci95" if name.endswith("_ci95") else f"{name}{ending}"
+
+
+def draw_found(records: Sequence[Mapping], table, files: RunFiles) -> None:
+    """FROC and precision-recall curves, of every lesion where the truth is known, else of the annotated ones."""
+    kind = "truth" if any("truth" in record for record in records) else "annotated"
+    found = [{"row": record["row"], **record[kind]} for record in records if kind in record]
+    save_froc(files.picture("froc"), found, table, title=f"Obstructions, {len(found)} frames, against {kind}")
