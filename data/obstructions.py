@@ -143,7 +143,7 @@ def known_pixels(
     """
     margin_px = margin_share * max(segment.shape)
     others = vessels & (_distance_to(segment) > margin_px)
-    return segment | (_distance_to(others) > margin_px)
+    return _distance_to(others) > margin_px
 
 
 def lesion_contradictions(contours: Contours) -> list[str]:
@@ -222,13 +222,12 @@ def _beside(line: np.ndarray, edge: np.ndarray) -> np.ndarray:
     """The point of an edge (M, 2) beside each point of the centreline (N, 2), (N, 2).
 
     An edge need not have as many points as the centreline, nor at the same places. Each of its points belongs
-    to the nearest one of the centreline, in order along the vessel. Shares of the arc length alone would cut
+    to the nearest one of the centreline. Shares of the arc length alone would cut
     a bend askew, since its outer edge is longer: 60 rows of the phantom, their edges sampled anew, then had a
     third more diameter at the MLD (mean); so it is 1 %.
     """
     line_share = _share(line)
-    nearest = line_share[_distances(line, edge, line).argmin(axis=0)]
-    share, first = np.unique(np.maximum.accumulate(nearest), return_index=True)
+    share, first = np.unique(line_share[_distances(line, edge, line).argmin(axis=0)], return_index=True)
     return np.stack([np.interp(line_share, share, edge[first, axis]) for axis in (0, 1)], axis=1)
 
 

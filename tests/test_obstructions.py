@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from data.contours import MEASUREMENTS, Contours, read_contours
 from data.errors import DataError
@@ -234,11 +235,37 @@ def test_the_narrowest_place_is_that_by_the_ideal_edges_within_the_lesion():
     contours, x = straight(), np.linspace(20, 220, 401)
     for name in EDGES:
         edge = getattr(contours, name).copy()
-        edge[:, 1] = 60 + (edge[:, 1] - 60) * (1 - 0.7 * (x - 20) / 200)
+        edge[:, 1] = 60 + (edge[:, 1] - 60) * (1 - 0.8 * (x - 20) / 200)
         contours = replace(contours, **{name: edge})
     contours = without(contours, "MLD", "lesion_start", "lesion_end")
-    label = obstruction_of(changed(contours, MLD_centerline_index=math.nan), SIZE)
-    assert label.mld_index == pytest.approx(MLD, abs=3)
+    unknown = changed(contours, MLD_centerline_index=math.nan)
+    assert obstruction_of(unknown, SIZE).mld_index == pytest.approx(MLD, abs=3)
+
+
+def test_the_narrowest_place_is_looked_for_in_the_lesion():
+    other = lambda x: plaque_depth(x) + plaque_depth(x + 70, 8.0)  # noqa: E731, a tighter one at x = 40
+    contours = changed(without(straight(other, other), "MLD"), MLD_centerline_index=math.nan)
+    assert obstruction_of(contours, SIZE).mld_index == pytest.approx(MLD, abs=1)
+
+
+def test_where_a_vessel_crosses_itself_the_label_is_of_the_analysed_stretch():
+    t = np.linspace(-3.1, 3.1, 372)
+    line = np.stack([100 + 20 * t - 50 * np.sin(t), 80 + 50 * np.cos(t)], axis=1)  # crosses at t = +-2.1
+    along = np.gradient(line, axis=0)
+    across = np.stack([-along[:, 1], along[:, 0]], axis=1) / np.linalg.norm(along, axis=1, keepdims=True)
+    plaque = 7 * np.clip(1 - np.abs(t - 2.1) / 0.5, 0, None)[:, None]
+    start, mld, end = (int(np.abs(t - at).argmin()) for at in (1.6, 2.1, 2.6))
+    walls = (line - HALF * across, line + HALF * across)
+    contours = make_contours(
+        line, walls[0] + plaque * across, walls[1], *walls, start=start, end=end, mld=mld,
+        mld_mm=(2 * HALF - 7) / SCALE, rvd_mm=2 * HALF / SCALE,
+    )
+    y, x = np.mgrid[:160, :200]
+    away = cdist(np.stack([x.ravel(), y.ravel()], axis=1), line[start - 1 : end + 2])
+    beside = ~np.isin(away.argmin(axis=1), [0, away.shape[1] - 1])
+    expected = ((away.min(axis=1) <= HALF) & beside).reshape(x.shape)
+    assert_same_but_for_the_border(obstruction_of(contours, expected.shape).section, expected)
+    assert lesion_contradictions(contours) == []
 
 
 def test_an_mld_point_beside_the_centreline_stays_where_it_was_measured():
@@ -270,8 +297,15 @@ def test_each_contradiction_is_said_with_its_values_and_nothing_else_is(said):
     assert len(found) == 1 and found[0].startswith(said), found
 
 
+def with_gap(contours: Contours) -> Contours:
+    """Ten points an edge, and none of them near the lesion."""
+    kept = [0, 10, 20, 30, 40, 50, 60, 70, 80, 400]
+    return replace(contours, **{name: getattr(contours, name)[kept] for name in EDGES})
+
+
 @pytest.mark.parametrize("contours", [
-    CLEAN, straight(none, plaque_depth), bent(), moved(CLEAN, "MLD", (110, 71)),
+    CLEAN, straight(none, plaque_depth), with_gap(straight(none, none)), bent(),
+    moved(CLEAN, "MLD", (110, 71)),
     changed(CLEAN, MLD_centerline_index=MLD + 9.0), changed(CLEAN, lesion_length_mm=13.3),
     changed(CLEAN, lesion_length_mm=math.nan, MLD_centerline_index=math.nan), changed(CLEAN, MLD_mm=1.8),
     without(CLEAN, "MLD", "lesion_start", "lesion_end"),
@@ -294,15 +328,15 @@ def test_an_mld_in_a_taper_agrees_at_its_own_place():
 
 
 def test_an_edge_that_folds_over_in_a_short_lesion_of_one_side_keeps_its_diameter():
-    """Where the lumen's middle jumps aside, its edges cross over themselves, as they do in two phantom rows."""
+    """Where the lumen's middle jumps aside its edges cross over themselves, as they do in the phantom too."""
     x = np.linspace(20, 220, 401)
     bell = 0.5 + 0.5 * np.cos(np.pi * np.clip((x - 110) / 7, -1, 1))
     line, wall = np.stack([x, 60 - 5.5 * bell], axis=1), np.stack([x, np.full(401, 60.0)], axis=1)
     along = np.gradient(line, axis=0)
     across = np.stack([-along[:, 1], along[:, 0]], axis=1) / np.linalg.norm(along, axis=1, keepdims=True)
     offset, healthy = (HALF - 5.5 * bell)[:, None] * across, np.array([0, HALF])
-    contours = make_contours(line, line - offset, line + offset, wall - healthy, wall + healthy, start=166, end=194,
-                             mld_mm=10 / SCALE, rvd_mm=2 * HALF / SCALE)
+    edges = (line - offset, line + offset, wall - healthy, wall + healthy)
+    contours = make_contours(line, *edges, start=166, end=194, mld_mm=10 / SCALE, rvd_mm=2 * HALF / SCALE)
     assert (np.diff(contours.right_edge[:, 0]) < 0).any()
     assert lesion_contradictions(contours) == []
 
