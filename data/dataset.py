@@ -167,7 +167,7 @@ class AngiogramDataset(Dataset):
         column, row = np.clip(np.rint(place), 0, side - 1).astype(int)
         if np.isnan(box).any() or (abs(place - (column, row)) > 1).any():
             place = np.full(2, np.nan)
-        known = known_pixels(coverage[1] >= SEGMENT_COVERAGE, coverage[0] >= 128)
+        known = known_pixels((coverage[1:] >= SEGMENT_COVERAGE).any(axis=0), coverage[0] >= 128)
         corners = np.concatenate([box[:2] - box[2:] / 2, box[:2] + box[2:] / 2 - 1])
         return {"obstruction_box": torch.from_numpy(corners.astype(np.float32)),
                 "obstruction_point": torch.from_numpy(place.astype(np.float32)),
@@ -204,7 +204,9 @@ class AngiogramDataset(Dataset):
         if self.obstructions:
             found["frame_obstruction"], found["frame_cass_id"] = obstruction_of_row(row), row["cass_segment"]
             found["frame_px_per_mm"] = float(read_contours(row["contours_path"]).calibration["scale_factor"])
-            found["frame_known"] = known_pixels(found["frame_segment_mask"], found["frame_deepsa_mask"])
+            found["frame_known"] = known_pixels(
+                found["frame_segment_mask"] | found["frame_obstruction"].section, found["frame_deepsa_mask"]
+            )
             path = row.get("true_lesions_path")
             if isinstance(path, str) and path:
                 found["frame_lesions"] = read_true_lesions(path)

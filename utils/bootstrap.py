@@ -32,7 +32,8 @@ def bootstrap_counts(
     scores = score(times @ of_patient)
     interval = np.full((scores.shape[1], 2), np.nan)
     defined = ~np.isnan(scores).all(axis=0)
-    interval[defined] = np.nanpercentile(scores[:, defined], (2.5, 97.5), axis=0).T
+    if defined.any():
+        interval[defined] = np.nanpercentile(scores[:, defined], (2.5, 97.5), axis=0).T
     return score(counts.sum(axis=0, keepdims=True))[0], interval
 
 
