@@ -56,7 +56,7 @@ def follow_cass(ranks, csv_path):
         found.update(follow_steps(state, loaders, stage.compute_loss, stage.score_batch, ranks))
 
     args, tables = tiny_run(csv_path, csv_path.parent)
-    args.lr, args.batch_size = 0.0, 2 // ranks.world_size
+    args.lr, args.map_lr, args.batch_size = 0.0, 0.0, 2 // ranks.world_size
     with mock.patch("utils.stage.train", follow):
         run_cass(ranks, args, tables, dropout=False)
     return found
@@ -85,9 +85,9 @@ def followed(tmp_path_factory):
 @pytest.mark.parametrize("run", range(len(RUNS)), ids=RUNS)
 def test_two_ranks_give_the_gradients_of_one_with_twice_the_batch(followed, run):
     alone = followed["1-0"][run]["steps"]
-    # A transformer in float32, summed in another order: seen were 1.3e-6 of the largest gradient. A sample
-    # lost or weighted wrongly changes it by percents.
-    share = 1e-5 if RUNS[run] == "phase2_cass" else 1e-6
+    # The map head's convolutions sum 7000 places a sample in float32, in another order for another batch: seen
+    # were 1.7e-5 of the largest gradient. A sample lost or weighted wrongly changes it by percents.
+    share = 1e-4 if RUNS[run] == "phase2_cass" else 1e-6
     for name in ("2-0", "2-1"):
         together = followed[name][run]["steps"]
         assert len(together) == len(alone)
