@@ -32,7 +32,6 @@ from utils.arguments import positive_float
 from utils.checkpoint import CheckpointError, load_checkpoint, load_part_of_weights, load_weights
 from utils.entry import clean_exit
 from utils.losses import vessel_losses
-from utils.metrics import mask_scores
 from utils.obstruction_evaluation import draw_found, scores_of_frame, summarise_found
 from utils.obstruction_losses import focal_score_loss, peak_target, shape_losses
 from utils.obstruction_prediction import detections, to_cells
