@@ -160,7 +160,8 @@ def predict_job(job: Job, args: argparse.Namespace, answer: Callable) -> Predict
         frame_index, reason = choice.frame_index, choice.reason
     frame = source.read(frame_index)
     view_deg, view_source = merge_view(job, source)
-    vessel_probability, answers = answer(frame=frame, view_deg=view_deg)
+    found = answer(frame=frame, view_deg=view_deg)
+    vessel_probability, answers = found.vessel_probability, found.segments
     mask = vessel_probability >= args.threshold
     scores = {
         f"dice_{name}": dice(mask, other) for name, other in read_frame_masks(job.row, mask.shape).items()

@@ -13,6 +13,7 @@ from tests.segment_fixture import BORDER, SIZE, VESSEL, bar_prediction
 from tests.test_dicom import write_xa
 from tests.test_predict import call
 from tests.tiny_checkpoint import write_tiny_cass_checkpoint, write_tiny_checkpoint
+from utils.frame_answer import FrameAnswer
 from utils.segment_report import box_px, find_segments, length_mm, score_row
 
 
@@ -28,7 +29,7 @@ def knows_the_bar(monkeypatch, checkpoint):
 
     def load(path, **how):
         prediction = bar_prediction()
-        answer = (prediction.vessel_probability, prediction)
+        answer = FrameAnswer(vessel_probability=prediction.vessel_probability, segments=prediction)
         return lambda frame, view_deg: answer, load_answer(path, **how)[1]
     monkeypatch.setattr(predict, "load_answer", load)
 

@@ -30,6 +30,7 @@ AGREEMENT_LEGEND: dict[str, tuple[int, int, int]] = {
 NO_NAME, NO_NAME_COLOR = "no name", (255, 255, 255)     # in legends: vessel without a segment's name
 
 DPI = 120
+_LINE_SHARE = 1 / 256           # width of a box's line as a share of the picture's longer side
 _MAX_OVERSAMPLING = 1.6         # more detail than this never reaches the page, only the memory
 
 
@@ -127,6 +128,17 @@ def segment_legend(cass_ids: Sequence[int], *, nameless: bool = False) -> dict[s
     """Return the legend of the segments given: name to colour; `nameless` adds vessel without a name."""
     legend = {segment_name(cass_id): SEGMENTS[cass_id].colour for cass_id in cass_ids}
     return legend | ({NO_NAME: NO_NAME_COLOR} if nameless else {})
+
+
+def draw_box(picture: np.ndarray, corners_px: Sequence[float], color: Sequence[int]) -> None:
+    """Draw the box (x0, y0, x1, y1) px on a picture, uint8 (H, W, 3), in place."""
+    x0, y0, x1, y1 = (round(corner) for corner in corners_px)
+    cv2.rectangle(picture, (x0, y0), (x1, y1), tuple(color), line_width(picture), cv2.LINE_AA)
+
+
+def line_width(picture: np.ndarray) -> int:
+    """Return the width in px of lines drawn on a picture: 2 of 512."""
+    return max(1, round(max(picture.shape) * _LINE_SHARE))
 
 
 def legend_patches(colors: Mapping[str, Sequence[int]]) -> list[Patch]:

@@ -1,11 +1,14 @@
 """One frame in, what a model of any stage says of it out.
 
     answer, checkpoint = load_answer("checkpoints/phase2_cass_tiny.pth", device=device)
-    vessel_probability, named = answer(frame, view_deg=(31.3, 0.1))     # named: None for a model of stage 1
+    found = answer(frame, view_deg=(31.3, 0.1))
+    found.vessel_probability                     # every stage
+    found.segments                               # stage 2: names, else None
+    found.obstructions                           # stage 3: a ranked list, else None
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,34 +18,52 @@ from torch import nn
 
 from models.loading import load_model
 from utils.cass_prediction import FramePrediction, predict_cass
-from utils.prediction import CASS_STAGE, predict_vessels
+from utils.obstruction_prediction import predict_obstructions
+from utils.obstruction_scores import Detection
+from utils.prediction import CASS_STAGE, OBSTRUCTION_STAGE, predict_vessels
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameAnswer:
+    """vessel_probability: float32 (H, W); segments: of a stage 2 model; obstructions: of a stage 3 model, best first,
+    down to scores that hardly mean anything: the reader chooses a threshold."""
+
+    vessel_probability: np.ndarray
+    segments: FramePrediction | None = None
+    obstructions: list[Detection] | None = None
 
 
 def load_answer(
     path: str | Path, *, device: torch.device, scales: Sequence[float] = (1.0,)
-) -> tuple[Callable[..., tuple[np.ndarray, FramePrediction | None]], dict]:
+) -> tuple[Callable[..., FrameAnswer], dict]:
     """Return `answer_frame` with the model of a checkpoint bound to it, and the checkpoint's dict.
 
     Raises CheckpointError as `models.loading.load_model` does.
     """
     model, checkpoint = load_model(path, device)
     how = dict(image_size=checkpoint["config"]["image_size"], device=device, scales=scales)
-    return partial(answer_frame, model, names_segments=checkpoint["stage"] == CASS_STAGE, **how), checkpoint
+    return partial(answer_frame, model, stage=checkpoint["stage"], **how), checkpoint
 
 
 def answer_frame(
-    model: nn.Module, frame: np.ndarray, *, view_deg: Sequence[float], names_segments: bool, image_size: int,
+    model: nn.Module, frame: np.ndarray, *, view_deg: Sequence[float], stage: str, image_size: int,
     device: torch.device, scales: Sequence[float] = (1.0,),
-) -> tuple[np.ndarray, FramePrediction | None]:
-    """Return the vessel probability, float32 (H, W), and, of a stage 2 model, all its answers.
+) -> FrameAnswer:
+    """Return the answers of a model of `stage` for a frame, uint8 (H, W, 3).
 
-    frame: uint8 (H, W, 3); scales: magnifications to average over, as in `predict_vessels`; they
-    improve the vessels only.
+    scales: magnifications to average over, as in `predict_vessels`; they improve the vessels only.
     """
     how = dict(view_deg=view_deg, image_size=image_size, device=device)
-    if not names_segments:
-        return predict_vessels(model, frame, scales=scales, **how), None
-    named = predict_cass(model, frame, **how)
-    if tuple(scales) != (1.0,):
-        named = replace(named, vessel_probability=predict_vessels(model, frame, scales=scales, **how))
-    return named.vessel_probability, named
+    if stage == CASS_STAGE:
+        segments = predict_cass(model, frame, **how)
+        answer = FrameAnswer(vessel_probability=segments.vessel_probability, segments=segments)
+    elif stage == OBSTRUCTION_STAGE:
+        vessel_probability, obstructions = predict_obstructions(model, frame, **how)
+        answer = FrameAnswer(vessel_probability=vessel_probability, obstructions=obstructions)
+    else:
+        return FrameAnswer(vessel_probability=predict_vessels(model, frame, scales=scales, **how))
+    if tuple(scales) == (1.0,):
+        return answer
+    averaged = predict_vessels(model, frame, scales=scales, **how)
+    segments = None if answer.segments is None else replace(answer.segments, vessel_probability=averaged)
+    return replace(answer, vessel_probability=averaged, segments=segments)

@@ -30,24 +30,35 @@ def write_labels(picture: np.ndarray, numbers: np.ndarray, colors: Mapping[int, 
     picture: uint8 (H, W, 3); numbers: integers (H, W), 0 = nothing; colors: number to RGB 0..255, each of
     which has a pixel; keep_free: bool (H, W), what else the labels should not hide.
     """
-    scale = max(max(picture.shape) * _TEXT_SHARE, _LEAST_TEXT_PX) / cv2.getTextSize("0", _FONT, 1.0, 1)[0][1]
     anchors = [inner_point(numbers == number) for number in colors]
-    texts = [cv2.getTextSize(str(number), _FONT, scale, 1)[0] for number in colors]
-    pad = max(2, texts[0][1] // 4) if texts else 0
-    sizes = [(width + 2 * pad, height + 2 * pad) for width, height in texts]
     vessels = numbers.astype(np.int32)
     if keep_free is not None:
         vessels[keep_free & (numbers == 0)] = -1
-    corners = place_labels(anchors, sizes, vessels)
+    write_chips(picture, anchors, [str(number) for number in colors], list(colors.values()), vessels)
+
+
+def write_chips(
+    picture: np.ndarray, anchors: Sequence[tuple[int, int]], texts: Sequence[str],
+    colors: Sequence[Sequence[int]], occupied: np.ndarray,
+) -> None:
+    """Write each text on a chip of its colour, in place, with a line to its anchor, a pixel (x, y).
+
+    occupied: integers (H, W), what the chips should not hide, see `place_labels`.
+    """
+    scale = max(max(picture.shape) * _TEXT_SHARE, _LEAST_TEXT_PX) / cv2.getTextSize("0", _FONT, 1.0, 1)[0][1]
+    extents = [cv2.getTextSize(text, _FONT, scale, 1)[0] for text in texts]
+    pad = max(2, extents[0][1] // 4) if extents else 0
+    sizes = [(width + 2 * pad, height + 2 * pad) for width, height in extents]
+    corners = place_labels(anchors, sizes, occupied)
     for anchor, (x, y), (width, height) in zip(anchors, corners, sizes):
         nearest = (min(max(anchor[0], x), x + width), min(max(anchor[1], y), y + height))
         cv2.line(picture, anchor, nearest, WHITE, 1, cv2.LINE_AA)
         cv2.circle(picture, anchor, max(1, pad // 2), WHITE, -1, cv2.LINE_AA)
-    for (number, color), (x, y), (width, height) in zip(colors.items(), corners, sizes):
+    for text, color, (x, y), (width, height) in zip(texts, colors, corners, sizes):
         ink = WHITE if np.dot(color, (0.299, 0.587, 0.114)) < _DARK_LUMA else BLACK     # luma of ITU-R BT.601
         cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), color, -1)
         cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), WHITE, 1)
-        cv2.putText(picture, str(number), (x + pad, y + height - pad), _FONT, scale, ink, 1, cv2.LINE_AA)
+        cv2.putText(picture, text, (x + pad, y + height - pad), _FONT, scale, ink, 1, cv2.LINE_AA)
 
 
 def inner_point(mask: np.ndarray) -> tuple[int, int]:

@@ -1,6 +1,8 @@
 """From the stage 3 model's output to a ranked list of obstructions of a frame, at the frame's own size.
 
-    for found in predict_obstructions(model, frame, view_deg=(31.3, 0.1), image_size=336, device=device):
+    vessel_probability, obstructions = predict_obstructions(
+        model, frame, view_deg=(31.3, 0.1), image_size=336, device=device)
+    for found in obstructions:
         print(found.score, found.point_px, found.box_px, found.stenosis_pct)
 """
 
@@ -15,7 +17,7 @@ from torchvision.ops import nms
 from models.obstruction_head import STRIDE
 from models.obstruction_model import ObstructionOutput
 from utils.obstruction_scores import Detection
-from utils.prediction import network_image, view_tensor
+from utils.prediction import logits_at_size, network_image, sigmoid, view_tensor
 
 MOST = 20  # obstructions of a frame; trees have a handful
 LEAST_SCORE = 0.01
@@ -66,13 +68,15 @@ def _one_a_lesion(boxes: torch.Tensor, points: torch.Tensor, scores: torch.Tenso
 
 @torch.inference_mode()
 def predict_obstructions(model: nn.Module, frame: np.ndarray, *, view_deg: Sequence[float], image_size: int,
-                         device: torch.device) -> list[Detection]:
-    """Return the obstructions of a frame, uint8 (H, W, 3), by a stage 3 model in eval mode.
+                         device: torch.device) -> tuple[np.ndarray, list[Detection]]:
+    """Return vessel probability, float32 (H, W), and obstructions of a frame, uint8 (H, W, 3), by a stage 3 model in
+    eval mode.
 
     view_deg: (primary, secondary), LAO and cranial positive, nan = unknown.
     """
     output = model(network_image(frame, image_size)[None].to(device), view_tensor(view_deg, device))
-    return detections(output, 0, frame.shape[:2])
+    size = frame.shape[:2]
+    return sigmoid(logits_at_size(output.vessel_logits[0, 0], size)), detections(output, 0, size)
 
 
 def to_cells(points_px: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from data.masks import resize_picture
 
 STAGE = "phase1_deepsa"         # as its files in the checkpoint folder are called
 CASS_STAGE = "phase2_cass"
+OBSTRUCTION_STAGE = "phase3_obstruction"
 THRESHOLD = 0.5                 # probability from which a pixel is vessel
 
 _SHIPPED = tuple(

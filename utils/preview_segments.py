@@ -59,7 +59,7 @@ def predict_case(row: pd.Series, answer: Callable) -> Case:
     """Predict one row at its analysed frame, at the frame's own size; answer: of `load_answer`."""
     frame = read_frame(row["cine_path"], int(row["frame_index"]))
     view_deg = (float(row["primary_angle"]), float(row["secondary_angle"]))
-    prediction: FramePrediction = answer(frame, view_deg=view_deg)[1]
+    prediction: FramePrediction = answer(frame, view_deg=view_deg).segments
     segment, path = read_mask(row["vessel_mask_actual_path"]), row.get("true_cass_map_path")
     cass_map = read_label_map(path) if isinstance(path, str) and path else None
     findings = find_segments(prediction, threshold=THRESHOLD)

@@ -35,7 +35,7 @@ def predict_case(row: pd.Series, answer: Callable) -> Case:
     """Predict one row's analysed frame and score it at the frame's own size; answer: of `load_answer`."""
     frame = read_frame(row["cine_path"], int(row["frame_index"]))
     view_deg = (float(row["primary_angle"]), float(row["secondary_angle"]))
-    prediction = answer(frame, view_deg=view_deg)[0] >= THRESHOLD
+    prediction = answer(frame, view_deg=view_deg).vessel_probability >= THRESHOLD
     masks = read_frame_masks(row, frame.shape[:2])
     label, truth = masks["deepsa"], masks.get("truth")
     return Case(

@@ -6,12 +6,21 @@ import cv2
 import numpy as np
 
 from utils.cass_prediction import FramePrediction, blind_box_of_map
-from utils.drawing import ORANGE, SKY_BLUE, VERMILION, YELLOW, as_rgb, segment_legend, segment_name
+from utils.drawing import (
+    ORANGE,
+    SKY_BLUE,
+    VERMILION,
+    YELLOW,
+    as_rgb,
+    draw_box,
+    line_width,
+    segment_legend,
+    segment_name,
+)
 from utils.segment_report import SegmentFindings, box_px
 
 BLIND_LEGEND = {"analysed? (map)": ORANGE, "box of the map": SKY_BLUE, "box of the pooled head": YELLOW}
 _HEAT_OPACITY = 0.75
-_LINE_SHARE = 1 / 256           # width of a box's line as a share of the frame's longer side: 2 px of 512
 
 
 def blind_overlay(frame: np.ndarray, prediction: FramePrediction) -> np.ndarray:
@@ -31,18 +40,8 @@ def pointed_overlay(frame: np.ndarray, pointed: Mapping) -> np.ndarray:
         return picture
     x, y = (round(number) for number in pointed["point_px"])
     side = max(picture.shape)
-    cv2.drawMarker(picture, (x, y), VERMILION, cv2.MARKER_CROSS, max(9, side // 24), _line_width(picture))
+    cv2.drawMarker(picture, (x, y), VERMILION, cv2.MARKER_CROSS, max(9, side // 24), line_width(picture))
     return picture
-
-
-def draw_box(picture: np.ndarray, corners_px: Sequence[float], color: Sequence[int]) -> None:
-    """Draw the box (x0, y0, x1, y1) px on a picture, uint8 (H, W, 3), in place."""
-    x0, y0, x1, y1 = (round(corner) for corner in corners_px)
-    cv2.rectangle(picture, (x0, y0), (x1, y1), tuple(color), _line_width(picture), cv2.LINE_AA)
-
-
-def _line_width(picture: np.ndarray) -> int:
-    return max(1, round(max(picture.shape) * _LINE_SHARE))
 
 
 def legend_of(findings: SegmentFindings) -> dict[str, tuple[int, int, int]]:
