@@ -49,6 +49,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--image-size", type=int, default=512, metavar="PX", help="side of a frame (default: %(default)s)"
     )
     parser.add_argument("--frames", type=int, default=10, help="frames of a cine (default: %(default)s)")
+    parser.add_argument(
+        "--severe-others", type=float, default=0.0, metavar="SHARE",
+        help="share of trees in which a second lesion, not analysed, is as severe as the analysed one was; "
+        "such lesions are what an annotation of one segment leaves out (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: %(default)s)")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores, %(default)s)"
@@ -60,6 +65,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         ("frames", 2, 200),
         ("seed", 0, 2**31),
         ("workers", 1, 256),
+        ("severe_others", 0, 1),
     ):
         if not least <= getattr(arguments, name) <= most:
             parser.error(
@@ -112,12 +118,15 @@ def run(arguments: argparse.Namespace) -> Path:
             "image_size": arguments.image_size,
             "frames": arguments.frames,
             "seed": arguments.seed,
+            # Only where there are any: data sets made before there was this setting are the same as without it.
+            **({"severe_others": arguments.severe_others} if arguments.severe_others else {}),
         },
     )
     check_space(arguments.out, rows, arguments.image_size, arguments.frames)
     by_patient = [list(group) for _, group in groupby(plan, key=lambda one: one.patient)]
     settings = Settings(
-        arguments.out, arguments.seed, arguments.image_size, arguments.frames, row_counts(plan)
+        arguments.out, arguments.seed, arguments.image_size, arguments.frames, row_counts(plan),
+        arguments.severe_others,
     )
     jobs = [(settings, own) for own in by_patient]
     with tqdm(total=rows, unit="cine", desc="phantom") as bar:

@@ -42,19 +42,21 @@ WRONG_SPACING, WRONG_BY = 0.03, 2.0  # pixel spacings that disagree with the sca
 
 @dataclass(frozen=True)
 class Settings:
-    """What all rows of a data set share; `counts` are its rows by segment and phase."""
+    """What all rows of a data set share; `counts` are its rows by segment and phase, `severe_others` the share of
+    trees with a severe lesion beside the analysed one."""
 
     directory: Path
     seed: int
     size_px: int
     frames: int
     counts: RowCounts
+    severe_others: float = 0.0
 
 
 def write_case(settings: Settings, case: Case, trees: dict[str, Tree]) -> None:
     """Make one row and write its files; its record, written last, says that all of them are there."""
     directory, seed, size_px = settings.directory, settings.seed, settings.size_px
-    scene = build_scene(seed, case, trees, size_px, settings.frames)
+    scene = build_scene(seed, case, trees, size_px, settings.frames, settings.severe_others)
     rng = generator(seed, case.patient, PICTURE, case.number)
     detector = draw_detector(size_px, rng)
     cine, false_edges = render_cine(scene, detector, rng)
@@ -80,7 +82,7 @@ def write_case(settings: Settings, case: Case, trees: dict[str, Tree]) -> None:
 
 def add_ceiling(settings: Settings, case: Case, trees: dict[str, Tree]) -> None:
     """Give a finished case, made before there were ceilings, its own; its other files stay as they are."""
-    scene = build_scene(settings.seed, case, trees, settings.size_px, settings.frames)
+    scene = build_scene(settings.seed, case, trees, settings.size_px, settings.frames, settings.severe_others)
     record = read_record(settings.directory, case)
     write_json(record_path(settings.directory, case), record | _ceiling(settings, case, scene))
 
@@ -88,7 +90,8 @@ def add_ceiling(settings: Settings, case: Case, trees: dict[str, Tree]) -> None:
 def _ceiling(settings: Settings, case: Case, scene: Scene) -> dict:
     """Drawn from a generator of its own, so that the picture does not depend on it."""
     rng = generator(settings.seed, case.patient, CEILING, case.number)
-    return {"blind_ceiling": round(blind_ceiling(scene, settings.counts, rng), 4)}
+    ceiling = blind_ceiling(scene, settings.counts, rng, settings.severe_others)
+    return {"blind_ceiling": round(ceiling, 4)}
 
 
 def render_cine(

@@ -66,12 +66,16 @@ def row_counts(plan: Sequence[Analysis]) -> RowCounts:
     return Counter((one.cass_id, phase) for one in plan for phase in one.phases)
 
 
-def blind_ceiling(scene: Scene, counts: RowCounts, rng: np.random.Generator) -> float:
+def blind_ceiling(
+    scene: Scene, counts: RowCounts, rng: np.random.Generator, severe_others: float = 0.0
+) -> float:
     """The probability that the best possible guess of the analysed segment is right, in (0, 1]."""
-    return max(blind_posterior(scene, counts, rng).values())
+    return max(blind_posterior(scene, counts, rng, severe_others).values())
 
 
-def blind_posterior(scene: Scene, counts: RowCounts, rng: np.random.Generator) -> dict[int, float]:
+def blind_posterior(
+    scene: Scene, counts: RowCounts, rng: np.random.Generator, severe_others: float = 0.0
+) -> dict[int, float]:
     """Probability of each segment to be the analysed one, given what the scene shows; they sum to 1.
 
     Of the scene it uses nothing that depends on the analysed segment otherwise than visibly.
@@ -79,7 +83,8 @@ def blind_posterior(scene: Scene, counts: RowCounts, rng: np.random.Generator) -
     tree, carm = scene.tree, scene.carm
     seen = [(one.cass_id, one.stenosis_pct) for one in scene.lesions if one.stenosis_pct >= VISIBLE_DS_PCT]
     weights = {
-        cass_id: _weight_before_view(scene, cass_id, seen, counts) for cass_id in candidates(tree, counts)
+        cass_id: _weight_before_view(scene, cass_id, seen, counts, severe_others)
+        for cass_id in candidates(tree, counts)
     }
     seed = int(rng.integers(2**31))  # the same random pans for every candidate, so that their noise cancels
     for cass_id in _open(weights, 0.0):
@@ -105,14 +110,17 @@ def tree_side(tree: Tree) -> str:
 
 
 def lesion_likelihood(
-    cass_id: int, phase: str, seen: Sequence[SeenLesion], places: int, visible_pct: float = VISIBLE_DS_PCT
+    cass_id: int, phase: str, seen: Sequence[SeenLesion], places: int, visible_pct: float = VISIBLE_DS_PCT,
+    severe_others: float = 0.0,
 ) -> float:
     """Density of the lesions seen in a tree when `cass_id` was analysed in this phase, per point of %DS each.
 
     seen: every lesion of the tree from `visible_pct` on. places: segments of the tree that may have lesions.
+    severe_others: see `lesions.draw_disease`.
     """
     own = sorted((ds for segment, ds in seen if segment == cass_id), reverse=True)
-    others = _others_likelihood([ds for segment, ds in seen if segment != cass_id], places - 1, visible_pct)
+    elsewhere = [ds for segment, ds in seen if segment != cass_id]
+    others = _others_likelihood(elsewhere, places - 1, visible_pct, severe_others)
     if phase == "PRE":
         return others * (_density(own[0], WORST_DS) if len(own) == 1 else 0.0)
     new = 1.0
@@ -124,23 +132,34 @@ def lesion_likelihood(
     return others * new * treated
 
 
-def _others_likelihood(seen: list[float], places: int, visible_pct: float) -> float:
-    """Density of the lesions seen elsewhere: of up to MOST_OTHERS, mild, each in another segment."""
+def _others_likelihood(seen: list[float], places: int, visible_pct: float, severe_others: float) -> float:
+    """Density of the lesions seen elsewhere: up to MOST_OTHERS mild ones, each in another segment, then, with the
+    probability `severe_others`, a severe one in a segment without any."""
     low, high = MILD_DS
     hidden = (min(max(visible_pct, low), high) - low) / (high - low)
-    total, many = 0.0, len(seen)
+    mild = [ds for ds in seen if ds <= high]
+    severe = [ds for ds in seen if ds > high]
+    total, many = 0.0, len(mild)
     for drawn in range(MOST_OTHERS + 1):
         count = min(drawn, places)
-        if count >= many:  # of all choices of places, those that hold the ones seen; the rest are too mild
-            total += comb(places - many, count - many) / comb(places, count) * hidden ** (count - many)
-    return total / (MOST_OTHERS + 1) * float(np.prod([_density(ds, MILD_DS) for ds in seen]))
+        left = places - count  # segments that may get the severe one
+        if severe:
+            more = severe_others * _density(severe[0], WORST_DS) / left if left and len(severe) == 1 else 0.0
+        else:
+            more = 1 - severe_others if left else 1.0
+        free = places - many - len(severe)  # may hold mild ones that are too mild to be seen
+        if count >= many and free >= 0:  # of all choices of places, those that hold the ones seen
+            total += more * comb(free, count - many) / comb(places, count) * hidden ** (count - many)
+    return total / (MOST_OTHERS + 1) * float(np.prod([_density(ds, MILD_DS) for ds in mild]))
 
 
 def _density(value: float, ends: tuple[float, float]) -> float:
     return 1 / (ends[1] - ends[0]) if ends[0] <= value <= ends[1] else 0.0
 
 
-def _weight_before_view(scene: Scene, cass_id: int, seen: list[SeenLesion], counts: RowCounts) -> float:
+def _weight_before_view(
+    scene: Scene, cass_id: int, seen: list[SeenLesion], counts: RowCounts, severe_others: float
+) -> float:
     """Rows expected of a segment, times the likelihood of lesions, wire and branches; phases added up."""
     tree = scene.tree
     places = len(set(tree.cass_id.tolist()) & set(LESION_SEGMENTS))
@@ -148,7 +167,8 @@ def _weight_before_view(scene: Scene, cass_id: int, seen: list[SeenLesion], coun
     for (segment, phase), count in counts.items():
         if segment == cass_id:
             wire = wire_likelihood(tree, cass_id, phase, scene.wire)
-            weight += count * wire * lesion_likelihood(cass_id, phase, seen, places)
+            lesions = lesion_likelihood(cass_id, phase, seen, places, severe_others=severe_others)
+            weight += count * wire * lesions
     return weight * branch_factor(tree, cass_id)
 
 

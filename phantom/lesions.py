@@ -73,13 +73,22 @@ def draw_lesion(
     )
 
 
-def draw_disease(tree: Tree, cass_id: int, rng: np.random.Generator) -> tuple[Lesion, tuple[Lesion, ...]]:
-    """Before treatment: the worst lesion, in the analysed segment, and milder ones elsewhere in the tree."""
+def draw_disease(
+    tree: Tree, cass_id: int, rng: np.random.Generator, *, severe_others: float = 0.0
+) -> tuple[Lesion, tuple[Lesion, ...]]:
+    """Before treatment: the worst lesion, in the analysed segment, and milder ones elsewhere in the tree.
+
+    severe_others: the probability that one more, in a segment without any, is as severe as the analysed one is.
+    """
     worst = draw_lesion(tree, cass_id, WORST_DS, rng)
     others = sorted((set(tree.cass_id.tolist()) & set(LESION_SEGMENTS)) - {cass_id})
     chosen = rng.permutation(others)[: rng.integers(0, MOST_OTHERS + 1)] if others else []
     limit = min(MILD_DS[1], worst.stenosis_pct - 8)
-    return worst, tuple(draw_lesion(tree, int(segment), (MILD_DS[0], limit), rng) for segment in chosen)
+    found = [draw_lesion(tree, int(segment), (MILD_DS[0], limit), rng) for segment in chosen]
+    healthy = sorted(set(others) - set(map(int, chosen)))
+    if severe_others and healthy and rng.random() < severe_others:  # without them, the same draws as ever
+        found.append(draw_lesion(tree, int(rng.choice(healthy)), WORST_DS, rng))
+    return worst, tuple(found)
 
 
 def phase_lesions(

@@ -107,14 +107,18 @@ def build_trees(seed: int, cases: list[Case]) -> dict[str, Tree]:
     }
 
 
-def build_scene(seed: int, case: Case, trees: dict[str, Tree], size_px: int, frames: int) -> Scene:
+def build_scene(
+    seed: int, case: Case, trees: dict[str, Tree], size_px: int, frames: int, severe_others: float = 0.0
+) -> Scene:
     """The scene of one examination; view, contrast and motion are drawn anew each time.
 
     Disease is the same in all examinations of one analysed segment. A second segment of the same tree has a
     course of its own: the worst lesion lies where the analysis is, so the two do not show each other's.
+    severe_others: see `draw_disease`.
     """
     healthy = trees[case.side]
-    worst, others = draw_disease(healthy, case.cass_id, generator(seed, case.patient, DISEASE, case.cass_id))
+    disease = generator(seed, case.patient, DISEASE, case.cass_id)
+    worst, others = draw_disease(healthy, case.cass_id, disease, severe_others=severe_others)
     rng = generator(seed, case.patient, SCENE, case.number)
     lesions = phase_lesions(healthy, case.cass_id, case.phase, worst, others, rng)
     tree = with_lesions(healthy, lesions)

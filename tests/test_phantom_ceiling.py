@@ -17,18 +17,18 @@ PLAN = plan_analyses(PATIENTS, 500, SEED)
 COUNTS = row_counts(PLAN)
 
 
-def scenes(phase, patients=PATIENTS):
+def scenes(phase, patients=PATIENTS, severe_others=0.0):
     """(case, scene) of every planned row of a phase, of the first patients."""
     for patient, own in groupby(PLAN, key=lambda one: one.patient):
         cases = patient_cases(list(own))
         wanted = [case for case in cases if case.phase == phase]
         if patient < patients and wanted:
             trees = build_trees(SEED, cases)
-            yield from ((case, build_scene(SEED, case, trees, 256, 3)) for case in wanted)
+            yield from ((case, build_scene(SEED, case, trees, 256, 3, severe_others)) for case in wanted)
 
 
-def posterior(case, scene):
-    return blind_posterior(scene, COUNTS, generator(SEED, case.patient, CEILING, case.number))
+def posterior(case, scene, severe_others=0.0):
+    return blind_posterior(scene, COUNTS, generator(SEED, case.patient, CEILING, case.number), severe_others)
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,14 @@ def test_a_severe_lesion_gives_the_segment_away(phase):
         assert posterior(case, scene)[case.cass_id] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("severe_others", [0.0, 0.6])
 @pytest.mark.parametrize("patients", [20, pytest.param(PATIENTS, marks=pytest.mark.slow)])
-def test_the_guessers_hits_are_as_many_as_it_expects(patients):
+def test_the_guessers_hits_are_as_many_as_it_expects(patients, severe_others):
     """Over rows without a severe lesion, where it can be wrong: right as often as its posteriors say, and as
     surprised by the truth as it expects to be."""
     sure, hits, surprise, spread = [], [], [], []
-    for case, scene in scenes("FINAL", patients):
-        guess = posterior(case, scene)
+    for case, scene in scenes("FINAL", patients, severe_others):
+        guess = posterior(case, scene, severe_others)
         assert sum(guess.values()) == pytest.approx(1.0) and guess[case.cass_id] > 0
         best = max(guess, key=guess.get)
         sure.append(guess[best])
@@ -93,6 +94,20 @@ def test_likelihood_of_lesions_by_hand():
     both = [(13, 60.0), (13, 15.0)]
     assert lesion_likelihood(13, "EVENT", both, 6) == pytest.approx(none_elsewhere / 37 / 19)
     assert lesion_likelihood(13, "EVENT", [], 6) == 0
+
+
+def test_likelihood_of_lesions_with_a_severe_one_elsewhere():
+    # Half of all trees have one more of 50-88 %, in one of the segments without a mild one: with 0 to 3 mild ones,
+    # none of them in its place, chances 1, 4/5, 3/5, 2/5, that it is there 1/5, 1/4, 1/3, 1/2 = 1/5 for each.
+    def likelihood(seen, severe_others=0.5, visible_pct=42):  # mild ones are not seen
+        return lesion_likelihood(13, "FINAL", seen, 6, visible_pct, severe_others)
+    assert likelihood([(2, 60.0)]) == pytest.approx(0.5 / 5 / 38)
+    assert likelihood([]) == pytest.approx(0.5)
+    assert likelihood([(2, 60.0), (3, 70.0)]) == 0
+    assert likelihood([(2, 60.0)], severe_others=0.0) == 0
+    # Two other places: one mild lesion leaves one for the severe one, two leave none.
+    assert lesion_likelihood(13, "FINAL", [], 3, 42, 0.5) == pytest.approx(0.5 * 0.5 + 0.5)
+    assert lesion_likelihood(13, "FINAL", [(2, 60.0)], 3, 42, 0.5) == pytest.approx(0.5 * 0.5 / 38 / 2)
 
 
 def test_likelihood_of_lesions_counts_those_too_mild_to_be_seen():
