@@ -33,26 +33,23 @@ from models.cass_model import NEW_PARTS, CassOutput, build_cass_model
 from utils.arguments import non_negative_float, non_negative_int, positive_float
 from utils.cass_evaluation import answers, draw_answers, summarise_answers
 from utils.cass_prediction import frame_prediction
-from utils.checkpoint import CheckpointError, load_checkpoint, load_part_of_weights, load_weights
+from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.entry import clean_exit
+from utils.handover import add_view_dropout, check_parent, hand_over, parse_later_stage
 from utils.losses import bce_loss, soft_dice_loss, vessel_losses
 from utils.metrics import mask_scores
-from utils.run_files import RunFiles
 from utils.segment_losses import box_loss, drawn_name_loss, name_loss
 from utils.segment_scores import score_segments
 from utils.segments import name_map
-from utils.stage import (
-    Stage, check_image_size_of, describe_parent, launch_stage, load_tables, parse_stage_arguments, stage_parser,
-)
+from utils.stage import Stage, launch_stage, load_tables, stage_parser
 
-STAGE, PARENT_STAGE = "phase2_cass", "phase1_deepsa"
+STAGE, PARENT_STAGES = "phase2_cass", ("phase1_deepsa",)
 MASTER_PORT = 12356
 VESSEL_WEIGHTS = dict(bce=0.5, dice=0.5)
 # Of the names of drawn trees, by those of the annotation. At 1 the gradient of a few annotated frames, large and noisy,
 # drowns that of the trees: after 125 steps their loss was 1.94, at 4 it was 1.69, and 1.44 without annotated frames.
 DRAWN_NAMES_WEIGHT = 8.0
 SEGMENTATION_WEIGHT, CLASSIFICATION_WEIGHT, BOX_WEIGHT = 0.3, 0.5, 0.2
-VIEW_PARTS = ("view_encoder.", "fusion.")  # what a model trained with --no-use-view leaves behind
 
 
 @dataclass(frozen=True)
@@ -103,35 +100,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--map-lr", type=positive_float, default=1.5e-3, metavar="LR",
         help="peak learning rate of the map of names: it starts from nothing and moves no weights of the backbone",
     )
-    parser.add_argument(
-        "--view-dropout", type=float, default=0.1, metavar="P",
-        help="hide each angle of a training row with this probability, so that the model learns to do without",
-    )
+    add_view_dropout(parser)
     parser.add_argument(
         "--unsure-ends-mm", type=non_negative_float, default=5.0, metavar="MM",
         help="vessels this near to an end of the annotated segment may be the rest of it: their names are not "
              "trained. Contours cover about 40 of 40-50 mm; 0 where they cover whole segments",
     )
-    args = parse_stage_arguments(parser, arguments)
-    if not 0 <= args.view_dropout < 1:
-        parser.error(f"--view-dropout {args.view_dropout}: allowed is 0 to below 1")
-    if args.sam3_checkpoint is not None:
-        parser.error("--sam3-checkpoint is for stage 1; stage 2 starts from its checkpoint, --init-from")
-    if args.random_init:
-        parser.error("--random-init is for stage 1; stage 2 starts from its checkpoint, --init-from")
-    if args.init_from is None:
-        args.init_from = RunFiles(args.checkpoint_dir, PARENT_STAGE).best
-    return args
-
-
-def check_parent(args: argparse.Namespace) -> None:
-    """CheckpointError, before anything slow, when there is no checkpoint to start from or to go on with."""
-    resumes = args.resume and RunFiles(args.checkpoint_dir, STAGE).latest.exists()
-    if not (args.init_from.exists() or resumes):
-        raise CheckpointError(
-            f"{args.init_from}: no such checkpoint. Train stage 1 first (train_stage1_deepsa.py), or give its "
-            "checkpoint with --init-from"
-        )
+    return parse_later_stage(parser, arguments, PARENT_STAGES)
 
 
 def choose_task(args: argparse.Namespace, tables: dict) -> Task:
@@ -174,29 +149,17 @@ def build_model(task: Task, args: argparse.Namespace, resumes: bool) -> tuple[to
     )
     if resumes:
         return model, None
-    checkpoint = load_checkpoint(args.init_from)
-    stage, backbone = checkpoint["stage"], checkpoint["config"]["backbone"]
-    if stage not in (PARENT_STAGE, STAGE):
-        raise CheckpointError(f"{args.init_from}: of stage {stage!r}; stage 2 starts from {PARENT_STAGE!r}")
-    if backbone != args.backbone:
-        raise CheckpointError(f"{args.init_from} has --backbone {backbone}, given is {args.backbone}: give its own")
-    if args.eval_only and stage != STAGE:
-        raise CheckpointError(f"{args.init_from}: of stage {stage!r}; --eval-only here is for {STAGE!r}")
-    check_image_size_of(checkpoint, args)
-    parent = describe_parent(args.init_from, checkpoint)
-    if stage == STAGE:
+
+    def check_classes(checkpoint) -> None:
         if tuple(checkpoint["classes"]) != task.classes:
             raise CheckpointError(
                 f"{args.init_from} names the classes {checkpoint['classes']}, asked for are {list(task.classes)}: "
                 "give these with --classes, or start from a stage 1 checkpoint"
             )
-        load_weights(model, checkpoint["model"], source=args.init_from)
-        return model, parent
-    left = () if args.use_view else VIEW_PARTS
-    handed_over = load_part_of_weights(
-        model, checkpoint["model"], source=args.init_from, new=NEW_PARTS, left_behind=left
+
+    return model, hand_over(
+        model, args, stage=STAGE, parents=PARENT_STAGES, new=NEW_PARTS, check_own=check_classes
     )
-    return model, {**parent, "handed_over": handed_over}
 
 
 def cass_losses(task: Task, output: CassOutput, batch: dict) -> dict[str, torch.Tensor]:
@@ -319,7 +282,7 @@ def build_stage(task: Task, args: argparse.Namespace) -> Stage:
 def main() -> None:
     args = parse_arguments()
     with clean_exit():
-        check_parent(args)
+        check_parent(args, STAGE, PARENT_STAGES)
         tables = load_tables(args)
         task = choose_task(args, tables)
         if not args.eval_only and int(os.environ.get("RANK", 0)) == 0:

@@ -29,16 +29,13 @@ from data.contours import read_contours
 from models.obstruction_head import STRIDE
 from models.obstruction_model import LEFT_BEHIND, NEW_PARTS, ObstructionOutput, build_obstruction_model
 from utils.arguments import positive_float
-from utils.checkpoint import CheckpointError, load_checkpoint, load_part_of_weights, load_weights
 from utils.entry import clean_exit
+from utils.handover import add_view_dropout, check_parent, hand_over, parse_later_stage
 from utils.losses import vessel_losses
 from utils.obstruction_evaluation import draw_found, scores_of_frame, summarise_found
 from utils.obstruction_losses import focal_score_loss, peak_target, shape_losses
 from utils.obstruction_prediction import detections, to_cells
-from utils.run_files import RunFiles
-from utils.stage import (
-    Stage, check_image_size_of, describe_parent, launch_stage, load_tables, parse_stage_arguments, stage_parser,
-)
+from utils.stage import Stage, launch_stage, load_tables, stage_parser
 
 STAGE, PARENT_STAGES = "phase3_obstruction", ("phase2_cass", "phase1_deepsa")
 MASTER_PORT = 12357
@@ -56,30 +53,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--unknown-elsewhere", action=argparse.BooleanOptionalAction, default=True,
         help="take vessels that were not analysed for unknown; without it they count as free of obstructions",
     )
-    parser.add_argument(
-        "--view-dropout", type=float, default=0.1, metavar="P",
-        help="hide each angle of a training row with this probability, so that the model learns to do without",
-    )
-    args = parse_stage_arguments(parser, arguments)
-    if not 0 <= args.view_dropout < 1:
-        parser.error(f"--view-dropout {args.view_dropout}: allowed is 0 to below 1")
-    for flag in ("sam3_checkpoint", "random_init"):
-        if getattr(args, flag):
-            parser.error(f"--{flag.replace('_', '-')} is for stage 1; stage 3 starts from a checkpoint, --init-from")
-    if args.init_from is None:
-        bests = [RunFiles(args.checkpoint_dir, stage).best for stage in PARENT_STAGES]
-        args.init_from = next((best for best in bests if best.exists()), bests[-1])
-    return args
-
-
-def check_parent(args: argparse.Namespace) -> None:
-    """CheckpointError, before anything slow, when there is no checkpoint to start from or to go on with."""
-    resumes = args.resume and RunFiles(args.checkpoint_dir, STAGE).latest.exists()
-    if not (args.init_from.exists() or resumes):
-        raise CheckpointError(
-            f"{args.init_from}: no such checkpoint. Train stage 1 first (train_stage1_deepsa.py), or give a "
-            "checkpoint of stage 1 or 2 with --init-from"
-        )
+    add_view_dropout(parser)
+    return parse_later_stage(parser, arguments, PARENT_STAGES)
 
 
 def describe_rows(tables: dict, threshold_pct: float) -> str:
@@ -102,24 +77,9 @@ def build_model(args: argparse.Namespace, resumes: bool) -> tuple[torch.nn.Modul
     )
     if resumes:
         return model, None
-    checkpoint = load_checkpoint(args.init_from)
-    stage, backbone = checkpoint["stage"], checkpoint["config"]["backbone"]
-    if stage not in (*PARENT_STAGES, STAGE):
-        raise CheckpointError(f"{args.init_from}: of stage {stage!r}; stage 3 starts from {PARENT_STAGES}")
-    if backbone != args.backbone:
-        raise CheckpointError(f"{args.init_from} has --backbone {backbone}, given is {args.backbone}: give its own")
-    if args.eval_only and stage != STAGE:
-        raise CheckpointError(f"{args.init_from}: of stage {stage!r}; --eval-only here is for {STAGE!r}")
-    check_image_size_of(checkpoint, args)
-    parent = describe_parent(args.init_from, checkpoint)
-    if stage == STAGE:
-        load_weights(model, checkpoint["model"], source=args.init_from)
-        return model, parent
-    left = LEFT_BEHIND if args.use_view else (*LEFT_BEHIND, "view_encoder.", "fusion.")
-    handed_over = load_part_of_weights(
-        model, checkpoint["model"], source=args.init_from, new=NEW_PARTS, left_behind=left
+    return model, hand_over(
+        model, args, stage=STAGE, parents=PARENT_STAGES, new=NEW_PARTS, left_behind=LEFT_BEHIND
     )
-    return model, {**parent, "handed_over": handed_over}
 
 
 def obstruction_losses(args: argparse.Namespace, output: ObstructionOutput, batch: dict) -> dict[str, torch.Tensor]:
@@ -202,7 +162,7 @@ def build_stage(args: argparse.Namespace) -> Stage:
 def main() -> None:
     args = parse_arguments()
     with clean_exit():
-        check_parent(args)
+        check_parent(args, STAGE, PARENT_STAGES)
         tables = load_tables(args)
         if int(os.environ.get("RANK", 0)) == 0:
             print(describe_rows(tables, args.threshold_pct), flush=True)

@@ -158,7 +158,7 @@ def test_a_tensor_that_does_not_fit_is_an_error_that_names_it(csv_path, parent_p
     "change, said",
     [
         (dict(config={"backbone": "sam3", "image_size": 1008}), "has --backbone sam3, given is sam3-tiny"),
-        (dict(stage="phase9"), "of stage 'phase9'; stage 2 starts from 'phase1_deepsa'"),
+        (dict(stage="phase9"), "of stage 'phase9'; 'phase2_cass' starts from 'phase1_deepsa'"),
     ],
 )
 def test_a_checkpoint_of_another_kind_is_refused(csv_path, parent_path, tmp_path, change, said):
@@ -204,7 +204,7 @@ def test_to_go_on_a_run_needs_no_parent(csv_path, trained, tmp_path):
     latest = RunFiles(tmp_path, stage2.STAGE).latest
     latest.write_bytes(trained[0].latest.read_bytes())
     args = parse(csv_path, tmp_path, "--resume")
-    stage2.check_parent(args)
+    stage2.check_parent(args, stage2.STAGE, stage2.PARENT_STAGES)
     assert stage2.build_model(task_of(*CLASS_IDS), args, resumes=True)[1] is None
 
 
@@ -400,8 +400,8 @@ def test_a_file_that_goes_bad_during_training_is_named_with_its_row(tmp_path):
     [
         (("--view-dropout", 1), "--view-dropout 1.0: allowed is 0 to below 1"),
         (("--view-dropout", -0.1), "allowed is 0 to below 1"),
-        (("--sam3-checkpoint", "sam3.pt"), "stage 2 starts from its checkpoint"),
-        (("--random-init",), "stage 2 starts from its checkpoint"),
+        (("--sam3-checkpoint", "sam3.pt"), "this stage starts from a checkpoint of phase1_deepsa"),
+        (("--random-init",), "this stage starts from a checkpoint of phase1_deepsa"),
         (("--unsure-ends-mm", -1), "at least 0"),
         (("--eval-only",), "--eval-only needs --init-from"),
         (("--eval-only", "--init-from", "best.pth", "--dry-run"), "give one of the two"),

@@ -69,7 +69,7 @@ def build_tiny_model(
     for part in model.modules():
         if isinstance(part, nn.Dropout) and not dropout:
             part.p = 0.0
-    facts = {"stage": stage2.PARENT_STAGE, "image_size": args.image_size, "handed_over": "all"}
+    facts = {"stage": stage2.PARENT_STAGES[0], "image_size": args.image_size, "handed_over": "all"}
     return model, None if resumes else {"path": "start.pth", **facts}
 
 

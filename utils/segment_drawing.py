@@ -1,6 +1,6 @@
 """Pictures of what a stage 2 model says of a frame: beside `drawing.segment_overlay`, the blind guess."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
