@@ -21,14 +21,16 @@ from utils.files import write_text_atomic
 from utils.history import read_history
 from utils.run_files import RunFiles
 
-STAGE, CASS_STAGE = "phase1_deepsa", "phase2_cass"
+STAGE, CASS_STAGE, OBSTRUCTION_STAGE = "phase1_deepsa", "phase2_cass", "phase3_obstruction"
 DEMO = Path("outputs/demo")
-# What fits into 25 minutes on two CPU cores; see LOG.md for the runs that settled these.
+# What fits into 30 minutes on two CPU cores; see LOG.md for the runs that settled these.
 PHANTOM = "--patients 110 --image-size 512 --frames 8 --seed 1 --workers 2".split()
 TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 14 --lr 2e-3 --backbone-lr-scale 0.5 "
             "--eval-every 4 --num-workers 0").split()
 SEGMENT_TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 6 --lr 1e-3 "
                     "--backbone-lr-scale 0.5 --eval-every 3 --drawn-trees 6 --num-workers 0").split()
+OBSTRUCTION_TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 2 --epochs 8 --lr 1e-3 "
+                        "--backbone-lr-scale 0.5 --eval-every 8 --num-workers 0").split()
 SEGMENT_SCORES = {
     "top1_pointed": "pointed: which segment is this? share that is right",
     "macro_f1_pointed": "  mean F1 of the classes",
@@ -37,6 +39,15 @@ SEGMENT_SCORES = {
     "top1_blind_ceiling": "  the best that could be known",
     "segment_f1_map": "every visible segment named (F1 of segments)",
     "dice_truth": "vessels against the true vessels (Dice)",
+}
+
+# Against the annotated segments, as a user would score; the metrics also have every true lesion, `_truth`.
+OBSTRUCTION_SCORES = {
+    "f1_iou50": "obstructions found, boxes (F1 at IoU 0.5)",
+    "sensitivity_at_1fp": "  sensitivity at one false positive a frame, by point",
+    "mld_point_error_mm_median": "  median error of the point of the smallest diameter (mm)",
+    "ds_mae_points": "  mean error of the stenosis (points of %DS)",
+    "fp_per_frame_final": "  false positives a frame in treated segments (FINAL)",
 }
 
 
@@ -54,6 +65,8 @@ def build_steps(demo: Path) -> list[Step]:
     best = str(RunFiles(checkpoints, STAGE).best)
     segments = demo / "phase2_checkpoints"
     segments_best = str(RunFiles(segments, CASS_STAGE).best)
+    obstructions = demo / "phase3_checkpoints"
+    obstructions_best = str(RunFiles(obstructions, OBSTRUCTION_STAGE).best)
     data = ["--data-csv", str(csv_path)]
     return [
         Step("Make a phantom data set: simulated angiograms with exact truth",
@@ -89,6 +102,20 @@ def build_steps(demo: Path) -> list[Step]:
         Step("Name the segments of held-out frames",
              ["predict.py", *data, "--split", "val", "--limit", "8", "--checkpoint", segments_best,
               "--out", str(demo / "phase2_predictions")], "phase2_predictions"),
+        Step("Train phase 3 from there: find obstructions",
+             ["train_stage3_obstructions.py", *data, *OBSTRUCTION_TRAINING, "--init-from", segments_best,
+              "--checkpoint-dir", str(obstructions), "--resume"], "phase3_checkpoints"),
+        Step("Draw what it finds as one would during training",
+             ["test_model_during_training.py", *data, "--checkpoint-dir", str(obstructions)], None),
+        Step("Validate it on patients it never saw",
+             ["train_stage3_obstructions.py", *data, *OBSTRUCTION_TRAINING, "--eval-only", "--init-from",
+              obstructions_best, "--checkpoint-dir", str(demo / "phase3_evaluation")], "phase3_evaluation"),
+        Step("Measure its use of view angles",
+             ["test_view_angle_impact.py", *data, "--checkpoint", obstructions_best, "--limit", "40",
+              "--out", str(demo / "phase3_view_angles")], "phase3_view_angles"),
+        Step("Find obstructions in held-out frames, and name their segments",
+             ["predict.py", *data, "--split", "val", "--limit", "8", "--checkpoint", segments_best,
+              obstructions_best, "--out", str(demo / "phase3_predictions")], "phase3_predictions"),
     ]
 
 
@@ -160,7 +187,10 @@ def build_summary(demo: Path, records: Sequence[dict]) -> dict:
                "seconds": round(sum(record["seconds"] for record in records), 1)}
     segments = json.loads(RunFiles(demo / "phase2_evaluation", CASS_STAGE).metrics.read_text(encoding="utf-8"))
     summary |= {f"phase2_{name}": segments[name] for name in SEGMENT_SCORES}
-    summary["metrics"], summary["phase2_metrics"] = metrics, segments
+    obstructions = json.loads(
+        RunFiles(demo / "phase3_evaluation", OBSTRUCTION_STAGE).metrics.read_text(encoding="utf-8"))
+    summary |= {f"phase3_{name}": obstructions[name] for name in OBSTRUCTION_SCORES}
+    summary |= {"metrics": metrics, "phase2_metrics": segments, "phase3_metrics": obstructions}
     summary["steps"] = [
         {"title": record["title"], "seconds": round(record["seconds"], 1)} for record in records
     ]
@@ -175,14 +205,24 @@ def print_summary(demo: Path, summary: dict) -> None:
     print(f"  DeepSA-like label against the true       {summary['deepsa_dice_truth']:.3f}   (the teacher)")
     print(f"  prediction against the DeepSA-like label {summary['val_dice_deepsa']:.3f}")
     print("\nCASS segments of the same patients (phase 2, a demo's training: see the README for a longer one):")
-    for name, what in SEGMENT_SCORES.items():
-        low, high = summary["phase2_metrics"][f"{name}_ci95"]
-        print(f"  {what:<62} {summary[f'phase2_{name}']:.3f}  ({low:.3f} to {high:.3f})")
+    print_scores(SEGMENT_SCORES, summary["phase2_metrics"])
+    print("\nObstructions of at least 50 %DS in the segments that were analysed (phase 3, likewise):")
+    print_scores(OBSTRUCTION_SCORES, summary["phase3_metrics"])
     print("\nPictures:")
     for picture in sorted(demo.glob("*/*.png")):
         if not picture.stem.endswith(("_mask", "_probability", "_segments")):  # for programs to read, not for eyes
             print(f"  {picture}")
     print(f"Figures: {demo / 'summary.json'}")
+
+
+def print_scores(said: dict[str, str], metrics: dict) -> None:
+    """Print metrics in words with their intervals; one that is not defined is null in the file."""
+    for name, what in said.items():
+        if metrics[name] is None:
+            print(f"  {what:<62} not defined")
+            continue
+        low, high = metrics[f"{name}_ci95"]
+        print(f"  {what:<62} {metrics[name]:.3f}  ({low:.3f} to {high:.3f})")
 
 
 def main() -> int:
