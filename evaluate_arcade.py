@@ -149,9 +149,8 @@ def write_all(
     results = [coco_result(image.image_id, category_id, one.box_px, one.score)
                for image, detections in zip(regions.images, found, strict=True) for one in detections]
     write_text_atomic(args.out / OUTPUTS["detections"], to_json(results) + "\n")
-    # "Patients" in that picture are images.
     save_froc(args.out / OUTPUTS["froc"], records, images_table(regions.images), threshold=threshold,
-              title="ARCADE's stenoses, every image counted as a patient of its own")
+              title="ARCADE's stenoses", groups="images")
     if args.limit_pictures:
         save_arcade_gallery(args.out / OUTPUTS["gallery"], regions.images, found, records, threshold=threshold,
                             limit=args.limit_pictures)

@@ -25,19 +25,22 @@ _OPERATING = dict(marker="o", markersize=8, markeredgecolor="black", linestyle="
 
 
 def save_froc(
-    path: str | Path, records: Sequence[Mapping], table, *, title: str, threshold: float | None = None
+    path: str | Path, records: Sequence[Mapping], table, *, title: str, threshold: float | None = None,
+    groups: str = "patients",
 ) -> None:
-    """Write a picture: FROC curves by both kinds of hit with 95 % bands over patients, the operating point
+    """Write a picture: FROC curves by both kinds of hit with 95 % bands over groups, the operating point
     and a mark at one false positive a frame; precision against recall at IoU 0.5 with the average precision.
+
+    groups: what the table's `patient_id` tells apart, in words.
 
     Other arguments and errors as in `summarise_detections`; OSError when it cannot be written.
     """
     metrics = summarise_detections(records, table, threshold)
     figure = Figure(figsize=(12, 6), dpi=DPI, layout="constrained")
-    of = f"{metrics['n_targets']} targets in {metrics['n_frames']} frames of {metrics['n_patients']} patients"
+    of = f"{metrics['n_targets']} targets in {metrics['n_frames']} frames of {metrics['n_patients']} {groups}"
     figure.suptitle(f"{title}: {of}", fontsize=11)
     froc, precision_recall = figure.subplots(1, 2, width_ratios=[1.25, 1])
-    _draw_froc(froc, records, table, metrics)
+    _draw_froc(froc, records, table, metrics, groups)
     _draw_precision_recall(precision_recall, records, metrics)
     for axes in (froc, precision_recall):
         axes.set_ylim(0, 1.02)
@@ -49,7 +52,7 @@ def save_froc(
     save_figure_atomic(figure, path, dpi=DPI)
 
 
-def _draw_froc(axes, records: Sequence[Mapping], table, metrics: Mapping) -> None:
+def _draw_froc(axes, records: Sequence[Mapping], table, metrics: Mapping, groups: str) -> None:
     for kind, (rgb, name, at_one, operating) in _CURVES.items():
         colour = np.array(rgb) / 255
         rate, sensitivity = froc_curve(records, kind)
@@ -71,7 +74,7 @@ def _draw_froc(axes, records: Sequence[Mapping], table, metrics: Mapping) -> Non
     axes.set_xticks(list(TICKS), list(TICKS.values()))
     axes.minorticks_off()
     axes.set(xlim=(LEAST, MOST), xlabel="false positives a frame (mean)", ylabel="sensitivity")
-    axes.set_title("FROC; bands and intervals: 95 % over patients", fontsize=10)
+    axes.set_title(f"FROC; bands and intervals: 95 % over {groups}", fontsize=10)
 
 
 def _draw_precision_recall(axes, records: Sequence[Mapping], metrics: Mapping) -> None:
