@@ -1,4 +1,4 @@
-"""Draw and name the coronary vessels of angiograms: cine, picture or DICOM in, masks, overlays and JSON out.
+"""Coronary vessels, their names and obstructions: cine, picture or DICOM in, masks, overlays and JSON out.
 
     python predict.py angiogram.png
     python predict.py angiogram.png --point 210,145             # which segment is at x 210, y 145?
@@ -6,6 +6,7 @@
     python predict.py IM1.dcm IM2.dcm --out outputs/predict
     python predict.py cine.npy --frame 31 --primary-angle "RAO 30" --secondary-angle 25
     python predict.py a_folder/ --threshold 0.4
+    python predict.py cine.npy --checkpoint phase2_cass_best.pth phase3_obstruction_best.pth --cine-frames 9
     python predict.py --data-csv outputs/phantom/dataset.csv --split val --limit 12
 
 An input is a .npy cine ([frames, H, W, 3] or [frames, H, W]), a PNG or JPEG, a multi-frame DICOM (JPEG
@@ -18,6 +19,12 @@ mask, length of its centreline in px, and in mm where the size of a pixel is kno
 vessel that runs towards the detector looks shorter than it is). Two questions are kept apart: "analysed" in
 the JSON is the blind guess which segment an analyst would have analysed in this frame; --point and --box ask
 which segment is there.
+
+With weights of stage 3 obstructions are reported, with segment (where stage 2 is there too), point, box,
+score, and diameter stenosis as the detector estimates it from the picture: an estimate, not a measurement. Of
+a cine some neighbours of the frame are searched too (--cine-frames), and the same obstruction is reported
+once, followed as the heart moves: its score is the mean over these frames, "frames" says which show it best.
+Masks, overlay and segments are of the one frame that was chosen or given.
 
 For each input NAME: NAME_mask.png (0 or 255), NAME_probability.png (16 bits: 0 ... 65535 for 0 ... 1),
 NAME_segments.png (CASS number of each pixel, stage 2), NAME_overlay.png, NAME.json; and for all together
@@ -49,11 +56,14 @@ from utils.arguments import (
     positive_int,
 )
 from utils.cass_prediction import FramePrediction
-from utils.drawing import segment_legend, thumbnail
+from utils.drawing import thumbnail
 from utils.entry import clean_exit
-from utils.frame_answer import load_answer
+from utils.frame_answer import load_answers, uses_of
 from utils.metrics import dice
-from utils.prediction import CASS_STAGE, SHIPPED_CHECKPOINT, THRESHOLD
+from utils.obstruction_report import score_obstructions
+from utils.obstruction_search import Chosen, Wanted, search_obstructions, wanted_by
+from utils.obstruction_tracking import frames_around
+from utils.prediction import CASS_STAGE, OBSTRUCTION_STAGE, SHIPPED_CHECKPOINTS, THRESHOLD
 from utils.prediction_jobs import (
     Job,
     angle_of,
@@ -66,12 +76,12 @@ from utils.prediction_jobs import (
     with_names_apart,
 )
 from utils.prediction_report import (
-    VESSEL_LEGEND,
     Prediction,
     caption,
     describe_checkpoint,
     describe_software,
     overlay,
+    overlays_legend,
     pixel_size,
     prediction_record,
     save_contact_sheet,
@@ -93,8 +103,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "inputs", nargs="*", type=Path, metavar="INPUT", help="cine, picture, DICOM, or a folder"
     )
-    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_CHECKPOINT,
-                        help="weights of stage 1 (vessels) or 2 (CASS segments)")
+    shipped = " and ".join(path.name for path in SHIPPED_CHECKPOINTS)
+    parser.add_argument("--checkpoint", type=Path, nargs="+", default=None, metavar="PTH",
+                        help="weights of stage 1 (vessels), 2 (CASS segments), 3 (obstructions), or of several; "
+                             f"without it {shipped}, which came with the project")
     parser.add_argument("--out", type=Path, default=Path("outputs/predict"), help="folder to write to")
     parser.add_argument("--frame", type=int, default=None, help="frame to read, 0-based; without it, chosen")
     parser.add_argument("--primary-angle", type=angle_of("primary"), default=math.nan,
@@ -108,6 +120,11 @@ def build_parser() -> argparse.ArgumentParser:
                          help="the same of the vessels in a box")
     parser.add_argument("--threshold", type=probability, default=THRESHOLD,
                         help="probability from which a pixel is vessel")
+    parser.add_argument("--obstruction-score", type=probability, default=None, metavar="P",
+                        help="score from which an obstruction is reported; without it, that of best F1 in the "
+                             "validation of the checkpoint")
+    parser.add_argument("--cine-frames", type=positive_int, default=5, metavar="N",
+                        help="frames in a row to search for obstructions, the one to read among them; 1: only that")
     parser.add_argument(
         "--tta",
         action=argparse.BooleanOptionalAction,
@@ -151,25 +168,30 @@ def build_jobs(args: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-def predict_job(job: Job, args: argparse.Namespace, answer: Callable) -> Prediction:
-    """Read, choose the frame, predict. answer: of `load_answer`."""
+def predict_job(job: Job, args: argparse.Namespace, answer: Callable, wanted: Wanted | None) -> Prediction:
+    """Read, choose the frame, predict. answer: of `load_answers`; wanted: None = no model finds obstructions."""
     source = open_frames(job.path)
-    frame_index, reason = job.frame_index, "given"
+    frame_index, reason, filling = job.frame_index, "given", None
     if frame_index is None:
         choice = choose_frame(source.read, source.frames, progress=True)
-        frame_index, reason = choice.frame_index, choice.reason
+        frame_index, reason, filling = choice.frame_index, choice.reason, choice.filling
     frame = source.read(frame_index)
     view_deg, view_source = merge_view(job, source)
     found = answer(frame=frame, view_deg=view_deg)
-    vessel_probability, answers = found.vessel_probability, found.segments
-    mask = vessel_probability >= args.threshold
+    mask = found.vessel_probability >= args.threshold
     scores = {
         f"dice_{name}": dice(mask, other) for name, other in read_frame_masks(job.row, mask.shape).items()
     }
-    named = {} if answers is None else name_segments(job, args, source, answers, scores)
+    added = {} if found.segments is None else name_segments(job, args, source, found.segments, scores)
+    if wanted is not None:
+        near = frames_around(frame_index, source.frames, args.cine_frames, filling)
+        obstructions = search_obstructions(answer, source.read, Chosen(frame_index, frame, found), near,
+                                           view_deg=view_deg, threshold=wanted.threshold)
+        scores |= score_obstructions(obstructions, job.row, wanted.from_pct) if len(job.row) else {}
+        added["obstructions"] = obstructions
     return Prediction(name=job.name, source=source, frame_index=frame_index, frame_reason=reason, frame=frame,
-                      view_deg=view_deg, view_source=view_source, probability=vessel_probability, mask=mask,
-                      threshold=args.threshold, scores=scores, **named)
+                      view_deg=view_deg, view_source=view_source, probability=found.vessel_probability,
+                      mask=mask, threshold=args.threshold, scores=scores, **added)
 
 
 def name_segments(job: Job, args: argparse.Namespace, source, answers: FramePrediction, scores: dict) -> dict:
@@ -185,16 +207,18 @@ def name_segments(job: Job, args: argparse.Namespace, source, answers: FramePred
 
 def predict_all(jobs: Sequence[Job], args: argparse.Namespace) -> tuple[list[dict], list[str]]:
     """Predict every job and write its files; return the records and, for what failed, `name: why`."""
-    answer, checkpoint = load_answer(args.checkpoint, device=choose_device(args.device),
-                                     scales=TTA_SCALES if args.tta else (1.0,))
-    if (args.point or args.box) and checkpoint["stage"] != CASS_STAGE:
-        raise DataError(f"--point and --box ask for a segment's name, which weights of stage 2 know; "
-                        f"{args.checkpoint} is of {checkpoint['stage']}. Give others with --checkpoint")
-    described, software = describe_checkpoint(args.checkpoint, checkpoint), describe_software()
-    records, pairs, failures, named = [], [], [], set()
+    answer, checkpoints = load_answers(args.checkpoint, device=choose_device(args.device),
+                                       scales=TTA_SCALES if args.tta else (1.0,))
+    stages = [checkpoint["stage"] for checkpoint in checkpoints]
+    refuse_what_no_model_answers(args, stages)
+    wanted, uses = wanted_by(checkpoints, args.obstruction_score), uses_of(stages)
+    described = [describe_checkpoint(path, checkpoint, uses[checkpoint["stage"]])
+                 for path, checkpoint in zip(args.checkpoint, checkpoints, strict=True)]
+    software = describe_software()
+    records, pairs, failures = [], [], []
     for job in tqdm(jobs, desc="predicting", unit="frame"):
         try:
-            prediction = predict_job(job, args, answer)
+            prediction = predict_job(job, args, answer, wanted)
             record = prediction_record(prediction, described, software)
             write_prediction(args.out, prediction, record)
         except INPUT_ERRORS as error:
@@ -204,12 +228,23 @@ def predict_all(jobs: Sequence[Job], args: argparse.Namespace) -> tuple[list[dic
         if len(pairs) < CONTACT_SHEET_LIMIT:
             shown = thumbnail(overlay(prediction))
             pairs.append((thumbnail(prediction.frame), shown, job.name, caption(prediction, "\n")))
-            named |= {segment["cass_id"] for segment in record.get("segments", ())}
     if pairs:
-        names_segments = checkpoint["stage"] == CASS_STAGE
-        legend = segment_legend(sorted(named), nameless=True) if names_segments else VESSEL_LEGEND
-        save_contact_sheet(args.out / CONTACT_SHEET, pairs, len(records), legend)
+        what = "segments" if CASS_STAGE in stages else "vessels"
+        what += " and obstructions" if OBSTRUCTION_STAGE in stages else ""
+        legend = overlays_legend(records[: len(pairs)], names_segments=CASS_STAGE in stages)
+        save_contact_sheet(args.out / CONTACT_SHEET, pairs, len(records), legend, what=what)
     return records, failures
+
+
+def refuse_what_no_model_answers(args: argparse.Namespace, stages: Sequence[str]) -> None:
+    """Raise DataError for flags that ask what weights of these stages do not know."""
+    given = " and ".join(f"{path} is of {stage}" for path, stage in zip(args.checkpoint, stages, strict=True))
+    if (args.point or args.box) and CASS_STAGE not in stages:
+        raise DataError("--point and --box ask for a segment's name, which weights of stage 2 know; "
+                        f"{given}. Give others with --checkpoint")
+    if args.obstruction_score is not None and OBSTRUCTION_STAGE not in stages:
+        raise DataError("--obstruction-score is for obstructions, which weights of stage 3 find; "
+                        f"{given}. Give others with --checkpoint")
 
 
 def print_summary(records: Sequence[dict], failures: Sequence[str], out: Path) -> None:
@@ -218,6 +253,9 @@ def print_summary(records: Sequence[dict], failures: Sequence[str], out: Path) -
         values = [record["scores"][name] for record in records if name in record["scores"]]
         if values:
             print(f"mean {name} over {len(values)} frames: {np.mean(values):.4f}")
+    found = [record["scores"].get("obstruction_found") for record in records]
+    if annotated := [hit for hit in found if hit is not None]:
+        print(f"found {sum(annotated)} of {len(annotated)} annotated obstructions")
     for record in records:
         if record.get("pointed"):
             print(describe_pointed(record["pointed"]))
@@ -231,7 +269,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     if bool(args.inputs) == bool(args.data_csv):
-        parser.error("give inputs or --data-csv, one of the two; see --help")
+        parser.error("give inputs or --data-csv, one of the two, inputs before --checkpoint; see --help")
+    args.checkpoint = args.checkpoint or SHIPPED_CHECKPOINTS
     if args.data_csv and flags_of_files_only(args):
         parser.error(f"{', '.join(flags_of_files_only(args))} cannot be given with --data-csv: its rows say "
                      "frame and angles; to change them give the cine itself")

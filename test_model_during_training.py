@@ -4,15 +4,18 @@
     python test_model_during_training.py --checkpoint-dir runs/a --watch 60
     python test_model_during_training.py --stage phase2_cass --data-csv data.csv --cases 12 --out preview.png
 
-Reads phase1_deepsa_latest.pth or phase2_cass_latest.pth, the newer one unless --stage says which. Training
-replaces it whole, so that it can be read at any time. Without --data-csv the data of that run. The cases are
-the same every time: drawn once by --seed, spread over the patients of --split, worst case on top.
+Reads phase1_deepsa_latest.pth, phase2_cass_latest.pth or phase3_obstruction_latest.pth, the newest one unless
+--stage says which. Training replaces it whole, so that it can be read at any time. Without --data-csv the data
+of that run. The cases are the same every time: drawn once by --seed, spread over the patients of --split, worst
+case on top.
 
 Stage 1: frame, label, prediction and agreement in colour; where the data has true masks, also against those.
 Scores against labels and against truth stand apart, never mixed. Stage 2: the analysed segment with its true
 name, the names of all vessels, their true names where the data has them, and two answers that stand apart:
-pointed (which segment is this one?) and blind (which one was analysed?). The history of the run is drawn
-above. On the CPU unless asked otherwise, so that it does not disturb training.
+pointed (which segment is this one?) and blind (which one was analysed?). Stage 3: the annotated lesion, and
+what was found, from the score on that the run's validation chose: right, false, missed, or neither; against the
+annotation and, apart, against every true lesion where the data has them. The history of the run is drawn above.
+On the CPU unless asked otherwise, so that it does not disturb training.
 """
 
 import argparse
@@ -20,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -30,7 +34,7 @@ from data.errors import DataError
 from data.paths import parse_path_maps
 from data.schema import load_table
 from models.loading import STAGES
-from utils import preview_segments, preview_vessels
+from utils import preview_obstructions, preview_segments, preview_vessels
 from utils.arguments import (
     HelpFormatter,
     add_data_arguments,
@@ -45,11 +49,13 @@ from utils.entry import clean_exit
 from utils.files import save_figure_atomic
 from utils.frame_answer import load_answer
 from utils.history import read_history
-from utils.prediction import CASS_STAGE, STAGE
+from utils.prediction import CASS_STAGE, OBSTRUCTION_STAGE, STAGE
 from utils.run_files import RunFiles
 
-VIEWS = {STAGE: preview_vessels, CASS_STAGE: preview_segments}     # what is shown of a stage
-CURVES_INCHES = 2.6
+# What is shown of a stage.
+VIEWS = {STAGE: preview_vessels, CASS_STAGE: preview_segments, OBSTRUCTION_STAGE: preview_obstructions}
+CURVES_INCHES, CURVES_ROW_INCHES, CURVES_PER_ROW = 2.6, 3.2, 5
+TITLE_LETTERS_PER_COLUMN, TITLE_LINE_INCHES = 30, 0.2   # of the gallery's columns and its title's font
 READ_TRIES, READ_WAIT_S = 5, 1.0    # Windows may refuse to open a file in the moment that it is replaced
 
 
@@ -119,28 +125,44 @@ def draw_preview(view, cases: Sequence, history: Sequence[dict], title: str) -> 
     """Return the figure: history above, one row of pictures per case in the order given. view: of `VIEWS`."""
     panels = {name: [field for field in fields if any(line.get(field) is not None for line in history)]
               for name, fields in view.PANELS.items()}
-    panels = {name: fields for name, fields in panels.items() if fields}
-    figure = gallery_figure(row_titles=[case.title for case in cases], title=title, **view.arrange(cases),
-                            room_above_inches=CURVES_INCHES + 0.9 if panels else 0.0)
-    _draw_history(figure, history, panels)
+    curves = in_rows([(name, fields) for name, fields in panels.items() if fields])
+    gallery = view.arrange(cases)
+    width = TITLE_LETTERS_PER_COLUMN * len(gallery["column_titles"])
+    lines = [part for line in title.splitlines() for part in wrap(line, width)]
+    # For two lines of title there is room anyway.
+    title_inches = TITLE_LINE_INCHES * max(0, len(lines) - 2)
+    room_inches = title_inches + (len(curves) * CURVES_ROW_INCHES + 0.3 if curves else 0.0)
+    figure = gallery_figure(row_titles=[case.title for case in cases], title="\n".join(lines), **gallery,
+                            room_above_inches=room_inches)
+    for row, panels_of_row in enumerate(curves):
+        # All rows have columns as wide as the first, the fullest one.
+        _draw_curves(figure, history, panels_of_row, columns=len(curves[0]),
+                     bottom_inches=title_inches + (row + 1) * CURVES_ROW_INCHES + 0.15)
     return figure
 
 
-def _draw_history(figure: Figure, history: Sequence[dict], panels: dict[str, list[str]]) -> None:
-    """Draw `panels`, title to fields of the history, into the room above the gallery."""
-    height = figure.get_figheight()
-    for number, (title, fields) in enumerate(panels.items()):
-        left, width = 0.05 + number * 0.95 / len(panels), 0.95 / len(panels) - 0.05
-        axis = figure.add_axes(
-            (left, 1 - (CURVES_INCHES + 0.75) / height, width, (CURVES_INCHES - 0.15) / height)
-        )
+def in_rows(panels: Sequence) -> list[Sequence]:
+    """Return rows of at most `CURVES_PER_ROW` panels."""
+    return [panels[start : start + CURVES_PER_ROW] for start in range(0, len(panels), CURVES_PER_ROW)]
+
+
+def _draw_curves(figure: Figure, history: Sequence[dict], panels: Sequence[tuple[str, list[str]]], *,
+                 columns: int, bottom_inches: float) -> None:
+    """Draw a row of panels, title and fields of the history each; its bottom is so far below the top."""
+    height, share = figure.get_figheight(), 0.95 / columns
+    for number, (title, fields) in enumerate(panels):
+        axis = figure.add_axes((0.05 + number * share, 1 - bottom_inches / height, share - 0.05,
+                                (CURVES_INCHES - 0.15) / height))
         for field in fields:
             points = [(line["epoch"], line[field]) for line in history if line.get(field) is not None]
             axis.plot(*zip(*points), "o-", markersize=3, label=field)
-        axis.set(title=title, xlabel="epoch")
+        axis.set_title(title, fontsize=12 if columns < CURVES_PER_ROW else 9)
+        axis.set_xlabel("epoch")
+        axis.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)    # the same for all of them
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        if len(fields) > 1 or columns < CURVES_PER_ROW:      # else the title names it, and there is no room
+            axis.legend(fontsize=8)
 
 
 def preview(args: argparse.Namespace, files: RunFiles, rows: pd.DataFrame | None) -> pd.DataFrame:
@@ -148,7 +170,7 @@ def preview(args: argparse.Namespace, files: RunFiles, rows: pd.DataFrame | None
     answer, checkpoint = load_latest(files.latest, choose_device(args.device))
     rows = choose_rows(args, checkpoint["config"]) if rows is None else rows
     view = VIEWS[files.stage]
-    cases = [view.predict_case(row, answer)
+    cases = [view.predict_case(row, answer, checkpoint)
              for _, row in tqdm(rows.iterrows(), total=len(rows), desc="cases", unit="frame", leave=False)]
     cases, order = view.order(cases)
     line = (f"{files.stage}, epoch {checkpoint['epoch']}, step {checkpoint['global_step']}: "

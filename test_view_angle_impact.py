@@ -5,17 +5,22 @@
     python test_view_angle_impact.py --data-csv data.csv --checkpoint runs/a/phase2_cass_best.pth
     python test_view_angle_impact.py --data-csv data.csv --checkpoint runs/a/phase2_cass_best.pth \\
         --compare runs/no_view/phase2_cass_best.pth
+    python test_view_angle_impact.py --data-csv data.csv --checkpoint runs/a/phase3_obstruction_best.pth
 
 Three questions, on frames of --split:
   embeddings    are different angles different to the view encoder?
   predictions   how far does the answer for a frame change when it is told each of the 9 x 9 angles?
   accuracy      is it better with the true angles than with another patient's, one axis alone, or none?
 
-The answer is the vessel mask of a phase 1 checkpoint, expected to be nearly blind to angles, and the names of
+The answer is the vessel mask of a phase 1 checkpoint, expected to be nearly blind to angles; the names of
 segments of a phase 2 checkpoint: pointed (which segment is this one? its mask is given), blind (which one was
-analysed?) and, with true CASS maps, every vessel pixel. For phase 2 two more:
-  probe         can the image alone give the view away, and the angles alone the segment?
+analysed?) and, with true CASS maps, every vessel pixel; the obstructions that a phase 3 checkpoint finds,
+against the annotated one and, apart, against every true one where the data has them.
+
+For phases 2 and 3 one more:
   --compare     what were the angles worth in training? The other model is one trained with --no-use-view.
+And for phase 2:
+  probe         can the image alone give the view away, and the angles alone the segment?
 
 Writes view_angle_impact.png and view_angle_impact.json to --out.
 """
@@ -43,7 +48,7 @@ from utils.checkpoint import CheckpointError
 from utils.entry import clean_exit
 from utils.files import save_figure_atomic, write_text_atomic
 from utils.history import to_json
-from utils.prediction import SHIPPED_CHECKPOINT
+from utils.prediction import CASS_STAGE, OBSTRUCTION_STAGE, SHIPPED_CHECKPOINT, STAGE
 from utils.prediction_report import describe_checkpoint
 from utils.view_impact import describe_similarity, grid_views, measure_masks, summarise_conditions
 from utils.view_impact_cass import (NamingModel, choose_grid_rows, describe_case, measure_at_true_angles,
@@ -52,11 +57,14 @@ from utils.view_impact_cass_figure import draw_names_impact
 from utils.view_impact_cass_summary import compare_models, summarise_names
 from utils.view_impact_cass_words import judge_names
 from utils.view_impact_figure import draw_impact, judge
+from utils.view_impact_obstructions import (DetectingModel, compare_detectors, detect_at_true_angles,
+                                            measure_obstructions, summarise_impact)
+from utils.view_impact_obstructions_figure import draw_obstructions_impact
+from utils.view_impact_obstructions_words import judge_obstructions
 from utils.view_probe import LEAST_TRAIN_ROWS, name_by_habit, probe_backbone
 
-NAMES_STAGE = "phase2_cass"
 # A share of frames that are right has a wider interval than a mean Dice.
-DEFAULT_LIMIT = {"phase1_deepsa": 48, NAMES_STAGE: 200}
+DEFAULT_LIMIT = {STAGE: 48, CASS_STAGE: 200, OBSTRUCTION_STAGE: 200}
 WITHOUT_VIEW = (
     "Verdict: blind. This model was trained without view angles (--no-use-view), so its predictions "
     "cannot depend on them."
@@ -66,11 +74,11 @@ WITHOUT_VIEW = (
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add_data_arguments(parser)
-    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_CHECKPOINT, help="weights of stage 1 or 2")
+    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_CHECKPOINT, help="weights of stage 1, 2 or 3")
     parser.add_argument("--split", choices=("train", "val", "all"), default="val", help="rows to measure on")
     parser.add_argument(
         "--limit", type=positive_int, default=None,
-        help="frames at most, spread over patients; without it 48 for phase 1 and 200 for phase 2",
+        help="frames at most, spread over patients; without it 48 for phase 1, else 200",
     )
     parser.add_argument(
         "--grid-frames", type=positive_int, default=6, help="of these, frames decoded at all 81 angles"
@@ -78,9 +86,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the choice of frames and of the shuffled angles"
     )
+    parser.add_argument("--compare", type=Path, default=None, metavar="CHECKPOINT",
+                        help="phases 2 and 3: another model of the same phase, measured at the true angles on "
+                             "the same frames")
     names = parser.add_argument_group("phase 2")
-    names.add_argument("--compare", type=Path, default=None, metavar="CHECKPOINT",
-                       help="another phase 2 model, measured at the true angles on the same frames")
     names.add_argument("--probe", action=argparse.BooleanOptionalAction, default=True,
                        help="fit angles to image features of training rows and try them on --split val")
     names.add_argument("--probe-rows", type=positive_int, default=600,
@@ -122,14 +131,13 @@ def run(args: argparse.Namespace) -> None:
     """Measure, draw, write and say."""
     device = choose_device(args.device)
     model, checkpoint = load_model(args.checkpoint, device)
-    record = {"checkpoint": describe_checkpoint(args.checkpoint, checkpoint), "data_csv": str(args.data_csv),
-              "split": args.split, "uses_view": model.view_encoder is not None}
+    record = {"checkpoint": describe_checkpoint(args.checkpoint, checkpoint, ["view angle impact"]),
+              "data_csv": str(args.data_csv), "split": args.split, "uses_view": model.view_encoder is not None}
     if model.view_encoder is None:
         record["verdict"] = {"level": "blind", "sentences": [WITHOUT_VIEW]}
     else:
-        run_stage = run_names if checkpoint["stage"] == NAMES_STAGE else run_masks
         limit = args.limit or DEFAULT_LIMIT[checkpoint["stage"]]
-        record |= run_stage(model, checkpoint, limit, args, device)
+        record |= RUN_STAGE[checkpoint["stage"]](model, checkpoint, limit, args, device)
     write_text_atomic(args.out / "view_angle_impact.json", to_json(record, indent=2) + "\n")
     print(*record["verdict"]["sentences"], f"written to {args.out}", sep="\n")
 
@@ -137,7 +145,7 @@ def run(args: argparse.Namespace) -> None:
 def run_masks(model, checkpoint: dict, limit: int, args: argparse.Namespace, device: torch.device) -> dict:
     """Measure the masks of a phase 1 model, save the figure, and return what goes into the JSON."""
     if args.compare:
-        raise ValueError(f"--compare is for phase 2; {args.checkpoint} is of phase 1")
+        raise ValueError(f"--compare is for phases 2 and 3; {args.checkpoint} is of phase 1")
     table = load_rows(args)
     rows = choose_frames(table, limit, args)
     similarity = describe_similarity(model.view_encoder, device)
@@ -173,7 +181,7 @@ def figure_title(rows: pd.DataFrame, grid_frames: int, args: argparse.Namespace)
 def run_names(model, checkpoint: dict, limit: int, args: argparse.Namespace, device: torch.device) -> dict:
     """Measure the names of a phase 2 model, save the figure, and return what goes into the JSON."""
     naming = NamingModel(model, checkpoint["config"]["image_size"], device)
-    other = load_other(args, model.classes, device) if args.compare else None
+    other = load_other_namer(args, model.classes, device) if args.compare else None
     table = load_rows(args)
     named = table[table["cass_segment"].isin(model.classes)].reset_index(drop=True)
     rows = choose_frames(named, limit, args)
@@ -205,6 +213,34 @@ def run_names(model, checkpoint: dict, limit: int, args: argparse.Namespace, dev
     }
 
 
+def run_obstructions(model, checkpoint: dict, limit: int, args: argparse.Namespace, device: torch.device) -> dict:
+    """Measure what a phase 3 model finds, save the figure, and return what goes into the JSON."""
+    detector = DetectingModel.of_checkpoint(model, checkpoint, device)
+    other = load_other_detector(args, detector.wanted.from_pct, device) if args.compare else None
+    threshold, table = detector.wanted.threshold, load_rows(args)
+    rows = choose_frames(table, limit, args)
+    similarity = describe_similarity(model.view_encoder, device)
+    found = measure_obstructions(detector, rows, grid_frames=args.grid_frames, seed=args.seed)
+    summary, compared = summarise_impact(found, rows, threshold.score), None
+    if other is not None:
+        by_other = detect_at_true_angles(other, rows)
+        compared = compare_detectors(found["records"]["true"], by_other, rows,
+                                     {"this": threshold.score, "other": other.wanted.threshold.score})
+    without = unknown_share(table, checkpoint["config"].get("view_dropout", 0.0))
+    verdict = judge_obstructions(summary, similarity["figures"], threshold=threshold, compared=compared,
+                                 unknown_share=without)
+    figure = draw_obstructions_impact(similarity, summary, found["example"], verdict["sentences"],
+                                      figure_title(rows, summary["grid"]["n_frames"], args))
+    save_figure_atomic(figure, args.out / "view_angle_impact.png")
+    return {
+        **count_rows(rows, table, args), "score_threshold": threshold.score,
+        "score_threshold_source": threshold.source, "threshold_pct": detector.wanted.from_pct,
+        "compare": str(args.compare) if args.compare else None, "compared": compared,
+        "train_samples_share_without_angles": without,
+        "embedding_cosine": similarity["figures"], **summary, "verdict": verdict,
+    }
+
+
 def unknown_share(table: pd.DataFrame, view_dropout: float) -> float:
     """Return the share of training samples that lacked an angle; 1 when there are no rows to judge by.
 
@@ -215,17 +251,30 @@ def unknown_share(table: pd.DataFrame, view_dropout: float) -> float:
     return 1 - known * (1 - view_dropout) ** 2
 
 
-def load_other(args: argparse.Namespace, classes: Sequence[int], device: torch.device) -> NamingModel:
-    """Return the model of --compare; CheckpointError unless it names the same segments."""
+def load_other(args: argparse.Namespace, stage: str, device: torch.device) -> tuple[torch.nn.Module, dict]:
+    """Return model and checkpoint of --compare; CheckpointError unless it is of `stage`."""
     model, checkpoint = load_model(args.compare, device)
-    if checkpoint["stage"] != NAMES_STAGE:
-        raise CheckpointError(
-            f"--compare {args.compare}: of stage {checkpoint['stage']!r}, allowed is {NAMES_STAGE!r}"
-        )
+    if checkpoint["stage"] != stage:
+        raise CheckpointError(f"--compare {args.compare}: of stage {checkpoint['stage']!r}, allowed is {stage!r}")
+    return model, checkpoint
+
+
+def load_other_namer(args: argparse.Namespace, classes: Sequence[int], device: torch.device) -> NamingModel:
+    """Return the model of --compare; CheckpointError unless it names the same segments."""
+    model, checkpoint = load_other(args, CASS_STAGE, device)
     if set(model.classes) != set(classes):
         raise CheckpointError(f"--compare {args.compare}: its segments are {sorted(model.classes)}, those of "
                               f"{args.checkpoint} {sorted(classes)}; compare models of the same --classes")
     return NamingModel(model, checkpoint["config"]["image_size"], device)
+
+
+def load_other_detector(args: argparse.Namespace, from_pct: float, device: torch.device) -> DetectingModel:
+    """Return the model of --compare; CheckpointError unless it was trained to find what is as severe."""
+    other = DetectingModel.of_checkpoint(*load_other(args, OBSTRUCTION_STAGE, device), device)
+    if other.wanted.from_pct != from_pct:
+        raise CheckpointError(f"--compare {args.compare}: finds obstructions from {other.wanted.from_pct:g} %DS on, "
+                              f"{args.checkpoint} from {from_pct:g}; compare models of the same --threshold-pct")
+    return other
 
 
 def choose_probe_rows(
@@ -240,6 +289,9 @@ def choose_probe_rows(
     if len(known) < LEAST_TRAIN_ROWS:
         return None, f"{len(known)} training rows with both angles; it takes {LEAST_TRAIN_ROWS}"
     return known.iloc[choose_cases(known, args.probe_rows, seed=args.seed)].reset_index(drop=True), None
+
+
+RUN_STAGE = {STAGE: run_masks, CASS_STAGE: run_names, OBSTRUCTION_STAGE: run_obstructions}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

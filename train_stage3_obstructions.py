@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from data.contours import read_contours
 from models.obstruction_head import STRIDE
 from models.obstruction_model import LEFT_BEHIND, NEW_PARTS, ObstructionOutput, build_obstruction_model
-from utils.arguments import positive_float
+from utils.arguments import non_negative_float, positive_float
 from utils.entry import clean_exit
 from utils.handover import add_view_dropout, check_parent, hand_over, parse_later_stage
 from utils.losses import vessel_losses
@@ -50,11 +50,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="an obstruction is to be found from this diameter stenosis on",
     )
     parser.add_argument(
-        "--unknown-elsewhere", action=argparse.BooleanOptionalAction, default=True,
-        help="take vessels that were not analysed for unknown; without it they count as free of obstructions",
+        "--elsewhere-weight", type=non_negative_float, default=0.0, metavar="W",
+        help="what an obstruction on a vessel that was not analysed costs, 0 to 1 times a false one on the analysed "
+             "segment; at 0 such vessels are unknown, at 1 they count as free of obstructions",
     )
     add_view_dropout(parser)
-    return parse_later_stage(parser, arguments, PARENT_STAGES)
+    args = parse_later_stage(parser, arguments, PARENT_STAGES)
+    if args.elsewhere_weight > 1:
+        parser.error(f"--elsewhere-weight {args.elsewhere_weight:g}: allowed is 0 to 1")
+    return args
 
 
 def describe_rows(tables: dict, threshold_pct: float) -> str:
@@ -104,11 +108,12 @@ def obstruction_losses(args: argparse.Namespace, output: ObstructionOutput, batc
 
 
 def known_cells(args: argparse.Namespace, batch: dict, is_positive: torch.Tensor) -> torch.Tensor:
-    """(B, 1, S / 4, S / 4): 1 where the score is learned, 0 where nobody said whether there is an obstruction.
+    """(B, 1, S / 4, S / 4): 1 where the score is learned, --elsewhere-weight where nobody said whether there is an
+    obstruction.
 
     An obstruction whose point was moved out of the picture is not to be found, nor is it nothing.
     """
-    known = batch["known"] if args.unknown_elsewhere else torch.ones_like(batch["known"])
+    known = batch["known"] + args.elsewhere_weight * (1 - batch["known"])
     lost = is_positive & batch["obstruction_point"].isnan().any(dim=1)
     known = known * (1 - lost[:, None, None, None] * batch["segment_mask"])
     return -F.max_pool2d(-known, STRIDE)  # known as a whole

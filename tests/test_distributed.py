@@ -1,5 +1,6 @@
 """Two ranks do what one would, and fail together with the first cause on top."""
 
+import functools
 import os
 import socket
 import subprocess
@@ -19,8 +20,8 @@ from utils.spawn import RankError
 
 # (rows, batch per rank on two ranks, accumulation): even, uneven, a rank without a sample in the last step
 CASES = [(8, 2, 1), (11, 2, 1), (9, 2, 2), (5, 2, 1)]
-RUNS = [*map(str, CASES), "phase2_cass"]
-VAL_ROWS = [5] * len(CASES) + [2]
+RUNS = [*map(str, CASES), "phase2_cass", "phase3_obstruction"]
+VAL_ROWS = [5] * len(CASES) + [2, 2]
 
 
 def follow_steps(state, loaders, compute_loss, score_batch, ranks):
@@ -47,18 +48,32 @@ def follow_tiny(ranks, rows, batch_size, accum_steps):
 
 
 def follow_cass(ranks, csv_path):
-    """Stage 2 through its own functions: its class, map, box and vessels, on three rows in batches of two."""
+    """Stage 2 through its own functions: its class, map, box and vessels."""
     from tests.tiny_cass import run_cass, tiny_run  # here: the ranks of other tests need not wait for it
 
+    args, tables = tiny_run(csv_path, csv_path.parent)
+    args.map_lr = 0.0
+    return follow_stage(ranks, args, functools.partial(run_cass, ranks, args, tables, dropout=False))
+
+
+def follow_obstruction(ranks, csv_path):
+    """And stage 3: score, point, box, severity and vessels."""
+    from tests.tiny_obstruction import run_obstruction, tiny_run
+
+    args, tables = tiny_run(csv_path, csv_path.parent)
+    return follow_stage(ranks, args, functools.partial(run_obstruction, ranks, args, tables))
+
+
+def follow_stage(ranks, args, run):
+    """A run of a stage's script on three rows in batches of two."""
     found = {}
 
     def follow(stage, args, state, loaders, *_):
         found.update(follow_steps(state, loaders, stage.compute_loss, stage.score_batch, ranks))
 
-    args, tables = tiny_run(csv_path, csv_path.parent)
-    args.lr, args.map_lr, args.batch_size = 0.0, 0.0, 2 // ranks.world_size
+    args.lr, args.batch_size = 0.0, 2 // ranks.world_size
     with mock.patch("utils.stage.train", follow):
-        run_cass(ranks, args, tables, dropout=False)
+        run()
     return found
 
 
@@ -66,7 +81,7 @@ def follow_all(ranks, folder, csv_path):
     found = []
     for rows, batch_size, accum_steps in CASES:
         found.append(follow_tiny(ranks, rows, batch_size * 2 // ranks.world_size, accum_steps))
-    found.append(follow_cass(ranks, csv_path))
+    found += [follow_cass(ranks, csv_path), follow_obstruction(ranks, csv_path)]
     torch.save(to_plain(found), folder / f"{ranks.world_size}-{ranks.rank}.pt")
 
 

@@ -12,7 +12,7 @@ from models.obstruction_model import ObstructionOutput
 from utils.obstruction_losses import PEAK_CELLS, focal_score_loss, peak_target, shape_losses
 from utils.obstruction_prediction import to_cells
 
-ARGS = argparse.Namespace(threshold_pct=50.0, unknown_elsewhere=True)
+ARGS = argparse.Namespace(threshold_pct=50.0, elsewhere_weight=0.0)
 NAN = float("nan")
 
 
@@ -104,7 +104,7 @@ def test_other_vessels_are_unknown_unless_asked_otherwise():
     known = stage3.known_cells(ARGS, batch, positive)
     assert known.shape == (2, 1, 16, 16)
     assert (known[..., 7:9, :10] == 1).all() and (known[..., 7:9, 10:] == 0).all() and (known[..., :7, :] == 1).all()
-    healthy = argparse.Namespace(**{**vars(ARGS), "unknown_elsewhere": False})
+    healthy = argparse.Namespace(**{**vars(ARGS), "elsewhere_weight": 1.0})
     assert (stage3.known_cells(healthy, batch, positive) == 1).all()
 
 

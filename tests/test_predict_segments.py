@@ -25,13 +25,13 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def knows_the_bar(monkeypatch, checkpoint):
     """Weights that always answer with the bar: the file is read, its answers replaced."""
-    load_answer = predict.load_answer
+    load_answers = predict.load_answers
 
-    def load(path, **how):
+    def load(paths, **how):
         prediction = bar_prediction()
         answer = FrameAnswer(vessel_probability=prediction.vessel_probability, segments=prediction)
-        return lambda frame, view_deg: answer, load_answer(path, **how)[1]
-    monkeypatch.setattr(predict, "load_answer", load)
+        return lambda frame, view_deg: answer, load_answers(paths, **how)[1]
+    monkeypatch.setattr(predict, "load_answers", load)
 
 
 def picture_of(folder, name="frame"):

@@ -85,7 +85,7 @@ def trained(csv_path, parents, tmp_path_factory):
 def test_the_missions_configuration_is_the_default(tmp_path):
     args = stage3.parse_arguments(["--data-csv", "x.csv", "--checkpoint-dir", str(tmp_path)])
     assert (args.backbone, args.image_size, args.epochs, args.batch_size) == ("sam3", 1008, 50, 4)
-    assert (args.lr, args.threshold_pct, args.unknown_elsewhere) == (5e-5, 50.0, True)
+    assert (args.lr, args.threshold_pct, args.elsewhere_weight) == (5e-5, 50.0, 0.0)
     assert args.init_from == tmp_path / "phase1_deepsa_best.pth"
     (tmp_path / "phase2_cass_best.pth").touch()
     args = stage3.parse_arguments(["--data-csv", "x.csv", "--checkpoint-dir", str(tmp_path)])

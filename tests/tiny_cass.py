@@ -82,12 +82,12 @@ def tiny_run(csv_path, folder, *flags) -> tuple:
     return args, load_tables(args)
 
 
-def _same(function):
+def same(function):
     return function
 
 
 def run_cass(
-    ranks: Ranks, args, tables: dict, *, dropout: bool = True, loss=_same, score=_same, **changes
+    ranks: Ranks, args, tables: dict, *, dropout: bool = True, loss=same, score=same, **changes
 ) -> None:
     """One run as the script's `main` starts it on each rank, without pictures.
 

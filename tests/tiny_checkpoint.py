@@ -2,6 +2,7 @@
 
     path = write_tiny_checkpoint(tmp_path / "phase1_deepsa_latest.pth")
     path = write_tiny_cass_checkpoint(tmp_path / "phase2_cass_latest.pth")
+    path = write_tiny_obstruction_checkpoint(tmp_path / "phase3_obstruction_latest.pth", metrics={"threshold": 0.4})
 """
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from data.cass import CLASS_IDS
 from models.cass_model import build_cass_model
 from models.deepsa_model import build_deepsa_model
+from models.obstruction_model import build_obstruction_model
 from utils.checkpoint import save_checkpoint
 
 IMAGE_SIZE = 336
@@ -33,5 +35,16 @@ def write_tiny_cass_checkpoint(path: Path, *, epoch: int = 0, **config) -> Path:
     save_checkpoint(path, {
         "stage": "phase2_cass", "epoch": epoch, "global_step": 10 * epoch, "model": model.state_dict(),
         "metrics": {"top1_pointed": 0.5}, "classes": list(CLASS_IDS), "parent": None,
+        "config": {"backbone": "sam3-tiny", "image_size": IMAGE_SIZE, "use_view": True, **config}})
+    return path
+
+
+def write_tiny_obstruction_checkpoint(path: Path, *, epoch: int = 0, metrics: dict | None = None, **config) -> Path:
+    """Write a stage 3 checkpoint, always with the same weights; `config` as above, `metrics` of its validation."""
+    torch.manual_seed(0)
+    model = build_obstruction_model(backbone="sam3-tiny", image_size=IMAGE_SIZE, random_init=True)
+    save_checkpoint(path, {
+        "stage": "phase3_obstruction", "epoch": epoch, "global_step": 10 * epoch, "model": model.state_dict(),
+        "metrics": metrics or {}, "classes": [], "parent": None,
         "config": {"backbone": "sam3-tiny", "image_size": IMAGE_SIZE, "use_view": True, **config}})
     return path

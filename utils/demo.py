@@ -115,7 +115,8 @@ def build_steps(demo: Path) -> list[Step]:
               "--out", str(demo / "phase3_view_angles")], "phase3_view_angles"),
         Step("Find obstructions in held-out frames, and name their segments",
              ["predict.py", *data, "--split", "val", "--limit", "8", "--checkpoint", segments_best,
-              obstructions_best, "--out", str(demo / "phase3_predictions")], "phase3_predictions"),
+              obstructions_best, "--cine-frames", "1",  # these cines have but eight frames: too far apart to follow
+              "--out", str(demo / "phase3_predictions")], "phase3_predictions"),
     ]
 
 

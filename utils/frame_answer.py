@@ -1,13 +1,14 @@
-"""One frame in, what a model of any stage says of it out.
+"""One frame in, what the models say of it out: of one checkpoint, or of several of different stages.
 
     answer, checkpoint = load_answer("checkpoints/phase2_cass_tiny.pth", device=device)
+    answer, checkpoints = load_answers([names_path, obstructions_path], device=device)
     found = answer(frame, view_deg=(31.3, 0.1))
     found.vessel_probability                     # every stage
     found.segments                               # stage 2: names, else None
     found.obstructions                           # stage 3: a ranked list, else None
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,13 @@ from torch import nn
 
 from models.loading import load_model
 from utils.cass_prediction import FramePrediction, predict_cass
+from utils.checkpoint import CheckpointError
 from utils.obstruction_prediction import predict_obstructions
 from utils.obstruction_scores import Detection
-from utils.prediction import CASS_STAGE, OBSTRUCTION_STAGE, predict_vessels
+from utils.prediction import CASS_STAGE, OBSTRUCTION_STAGE, STAGE, predict_vessels
+
+# Whose vessels are taken: those that the names are of, so that both fit; else those of the earlier stage.
+_DRAWS_VESSELS = (CASS_STAGE, STAGE, OBSTRUCTION_STAGE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,46 @@ def load_answer(
     model, checkpoint = load_model(path, device)
     how = dict(image_size=checkpoint["config"]["image_size"], device=device, scales=scales)
     return partial(answer_frame, model, stage=checkpoint["stage"], **how), checkpoint
+
+
+def load_answers(
+    paths: Sequence[str | Path], *, device: torch.device, scales: Sequence[float] = (1.0,)
+) -> tuple[Callable[..., FrameAnswer], list[dict]]:
+    """Return one function (frame, view_deg) -> FrameAnswer of all checkpoints, and their dicts in the order given.
+
+    scales: as for `answer_frame`, used by the model that draws the vessels (see `uses_of`); one that has no use is
+    not asked. Raises CheckpointError as `load_answer`, and for two checkpoints of one stage.
+    """
+    loaded = [load_answer(path, device=device) for path in paths]
+    stages = [checkpoint["stage"] for _, checkpoint in loaded]
+    for number, stage in enumerate(stages):
+        if stage in stages[:number]:
+            raise CheckpointError(f"{paths[stages.index(stage)]} and {paths[number]} are both of {stage}: give one of "
+                                  "each stage, or call twice")
+    uses = uses_of(stages)
+    asked = {stage: answer for stage, (answer, _) in zip(stages, loaded, strict=True) if uses[stage]}
+    draws = next(stage for stage in asked if "vessels" in uses[stage])
+    asked[draws] = partial(asked[draws], scales=scales)
+    return partial(_answer_of_all, asked, draws), [checkpoint for _, checkpoint in loaded]
+
+
+def uses_of(stages: Sequence[str]) -> dict[str, list[str]]:
+    """What each of these stages is asked for: "vessels", "segments", "obstructions"; stage 1 beside 2 nothing."""
+    draws = next(stage for stage in _DRAWS_VESSELS if stage in stages)
+    own = {CASS_STAGE: ["segments"], OBSTRUCTION_STAGE: ["obstructions"]}
+    return {stage: ["vessels"] * (stage == draws) + own.get(stage, []) for stage in stages}
+
+
+def _answer_of_all(
+    asked: Mapping[str, Callable[..., FrameAnswer]], draws: str, frame: np.ndarray, view_deg: Sequence[float]
+) -> FrameAnswer:
+    """asked: by stage; draws: the stage that the vessels are of."""
+    found = {stage: answer(frame, view_deg=view_deg) for stage, answer in asked.items()}
+    return FrameAnswer(
+        vessel_probability=found[draws].vessel_probability,
+        segments=found[CASS_STAGE].segments if CASS_STAGE in found else None,
+        obstructions=found[OBSTRUCTION_STAGE].obstructions if OBSTRUCTION_STAGE in found else None,
+    )
 
 
 def answer_frame(

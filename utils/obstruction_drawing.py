@@ -6,9 +6,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from data.cass import SEGMENTS
 from data.obstructions import GRADES, grade_of
-from utils.drawing import GREEN, ORANGE, SKY_BLUE, VERMILION, YELLOW, as_rgb, draw_box, line_width
-from utils.label_placement import write_chips
+from utils.drawing import (
+    GREEN, ORANGE, SKY_BLUE, VERMILION, YELLOW, as_rgb, draw_box, line_width, segment_overlay,
+)
+from utils.label_placement import inner_point, write_chips
 from utils.obstruction_scores import Detection
 
 GRADE_COLORS = (GREEN, SKY_BLUE, YELLOW, ORANGE, VERMILION)  # of `data.obstructions.GRADES`
@@ -48,8 +51,7 @@ def mark_overlay(frame: np.ndarray, marks: Sequence[Mark], *, vessels: np.ndarra
     """
     picture = as_rgb(frame).copy()
     occupied = np.zeros(picture.shape[:2], np.int32) if vessels is None else vessels.astype(np.int32)
-    corner = np.array(picture.shape[1::-1]) - 1
-    anchors = [tuple(np.clip(np.rint(mark.point_px), 0, corner).astype(int).tolist()) for mark in marks]
+    anchors = _anchors(marks, picture)
     for mark, anchor in zip(marks, anchors, strict=True):
         draw_box(picture, mark.box_px, mark.color)
         cv2.drawMarker(picture, anchor, mark.color, cv2.MARKER_TILTED_CROSS,
@@ -61,3 +63,29 @@ def mark_overlay(frame: np.ndarray, marks: Sequence[Mark], *, vessels: np.ndarra
         write_chips(picture, [anchor for _, anchor in named], [mark.text for mark, _ in named],
                     [mark.color for mark, _ in named], occupied)
     return picture
+
+
+def segment_mark_overlay(
+    frame: np.ndarray, names: np.ndarray, marks: Sequence[Mark], *, vessels: np.ndarray
+) -> np.ndarray:
+    """Draw CASS segments with their numbers, and marks on top, so that no chip hides another; uint8 (H, W, 3).
+
+    names: integers (H, W), CASS number of each pixel, 0 = none; vessels: as for `drawing.segment_overlay`.
+    """
+    picture = segment_overlay(frame, names, labels=False, vessels=vessels)
+    picture = mark_overlay(picture, [mark._replace(text="") for mark in marks])
+    numbers = [int(number) for number in np.unique(names) if number]
+    said = [mark for mark in marks if mark.text]
+    write_chips(
+        picture, [inner_point(names == number) for number in numbers] + _anchors(said, picture),
+        [str(number) for number in numbers] + [mark.text for mark in said],
+        [SEGMENTS[number].colour for number in numbers] + [mark.color for mark in said],
+        np.where(vessels & (names == 0), -1, names.astype(np.int32)),
+    )
+    return picture
+
+
+def _anchors(marks: Sequence[Mark], picture: np.ndarray) -> list[tuple[int, int]]:
+    """The pixels (x, y) of the marks' points, in the picture."""
+    corner = np.array(picture.shape[1::-1]) - 1
+    return [tuple(np.clip(np.rint(mark.point_px), 0, corner).astype(int).tolist()) for mark in marks]

@@ -7,6 +7,9 @@ in `_truth`.
 
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
+
+from data.dataset import AngiogramDataset
 from data.true_lesions import TrueLesion
 from models.obstruction_model import ObstructionOutput
 from utils.froc import save_froc
@@ -16,6 +19,7 @@ from utils.prediction import THRESHOLD, logits_at_size, sigmoid
 from utils.run_files import RunFiles
 
 KINDS = {"annotated": "", "truth": "_truth"}  # field of a record -> ending of its metrics
+_LEAST_PX = 32  # of a network's picture that nobody looks at
 
 
 def scores_of_frame(
@@ -25,19 +29,39 @@ def scores_of_frame(
 
     frame: its `frame_*` entries of the batch, see `data.dataset.AngiogramDataset`.
     """
-    segment, label, truth = (frame.get(f"frame_{name}") for name in ("segment_mask", "obstruction", "truth_mask"))
-    vessel = sigmoid(logits_at_size(output.vessel_logits[index, 0].detach(), segment.shape)) >= THRESHOLD
+    truth = frame.get("frame_truth_mask")
+    size = frame["frame_segment_mask"].shape
+    vessel = sigmoid(logits_at_size(output.vessel_logits[index, 0].detach(), size)) >= THRESHOLD
     scores = mask_scores(vessel, frame["frame_deepsa_mask"], "deepsa")
     if truth is not None:
         scores |= mask_scores(vessel, truth, "truth")
+    return scores | match_frame(found, frame, threshold_pct)
+
+
+def frame_of_row(row: Mapping) -> dict:
+    """The `frame_*` entries of a row of `data.schema.load_table`, as a validation has them, see `AngiogramDataset`."""
+    table = pd.DataFrame([dict(row)])
+    sample = AngiogramDataset(table, image_size=_LEAST_PX, frame_masks=True, obstructions=True)[0]
+    return {name: value for name, value in sample.items() if name.startswith("frame_")}
+
+
+def match_frame(found: Sequence[Detection], frame: Mapping, threshold_pct: float) -> dict[str, dict]:
+    """A record of `match_detections` for each yardstick of `KINDS` that the frame has; frame: its `frame_*` entries."""
+    known = {"annotated": frame["frame_known"]}  # of the truth nothing is unknown
+    return {kind: match_detections(found, wanted, known.get(kind))
+            for kind, wanted in targets_of_frame(frame, threshold_pct).items()}
+
+
+def targets_of_frame(frame: Mapping, threshold_pct: float) -> dict[str, list[Target]]:
+    """What is to be found in a frame, from `threshold_pct` of diameter stenosis on, by yardstick of `KINDS`; "truth"
+    only where the frame's lesions are known."""
+    label, lesions = frame["frame_obstruction"], frame.get("frame_lesions")
     measured = Target(label.box_px, label.mld_px, label.stenosis_pct, frame["frame_cass_id"], frame["frame_px_per_mm"])
-    wanted = [measured] if label.is_positive(threshold_pct) else []
-    scores["annotated"] = match_detections(found, wanted, frame["frame_known"])
-    if frame.get("frame_lesions") is not None:
-        targets = [_target(lesion) for lesion in frame["frame_lesions"]
-                   if lesion.in_frame and lesion.stenosis_pct >= threshold_pct]
-        scores["truth"] = match_detections(found, targets)
-    return scores
+    targets = {"annotated": [measured] if label.is_positive(threshold_pct) else []}
+    if lesions is not None:
+        targets["truth"] = [_target(lesion) for lesion in lesions
+                            if lesion.in_frame and lesion.stenosis_pct >= threshold_pct]
+    return targets
 
 
 def _target(lesion: TrueLesion) -> Target:

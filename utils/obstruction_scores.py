@@ -140,22 +140,11 @@ def summarise_detections(
     frames that all have no target. Raises ValueError for no record, records that are incomplete or do not fit
     the table, and a threshold outside [0, 1].
     """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ValueError(f"threshold {threshold}; allowed: a score from 0 to 1, or None: choose it here")
+    if threshold is not None:
+        _check_threshold(threshold)
     pool, patients = _pool(records), _column(records, table, "patient_id")
-    final = np.array(_column(records, table, "phase")) == "FINAL"
-    curves = {kind: _hit_curve(pool, kind) for kind in KINDS}
-    chosen = _best_threshold(pool, *curves["iou50"]) if threshold is None else float(threshold)
-    shares = _shares(pool, chosen, final)
-
-    def score(drawn: np.ndarray) -> dict[str, np.ndarray]:
-        """Scores (R,) by name, of frames drawn so many times (R, n)."""
-        scores = {name: ratio(drawn @ part, drawn @ whole) for name, (part, whole) in shares.items()}
-        without = drawn @ pool.targets() == 0
-        for kind in KINDS:
-            scores[f"f1_{kind}"][without] = np.nan  # a false positive alone would make it 0
-        return _curve_scores(pool, curves, drawn) | _medians(pool, chosen, drawn) | scores
-
+    chosen = _best_threshold(pool, *_hit_curve(pool, "iou50")) if threshold is None else float(threshold)
+    score = _scorer(pool, chosen, np.array(_column(records, table, "phase")) == "FINAL")
     frames = np.eye(pool.frames)  # counts of which the sums say how often each frame was drawn
     metrics = with_intervals(
         list(score(frames[:1])), frames, patients, lambda drawn: np.stack([*score(drawn).values()], axis=1)
@@ -165,6 +154,18 @@ def summarise_detections(
         **metrics, "threshold": chosen, "n_targets": len(pool.target_frame), **numbers,
         "n_frames": pool.frames, "n_patients": len({str(patient) for patient in patients}),
     }
+
+
+def detection_scorer(
+    records: Sequence[Mapping], table, threshold: float
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Return a function that gives the scores of `summarise_detections` by name, (R,) each, of records drawn
+    so many times, (R, n): for resampling the same patients under several conditions.
+
+    Arguments and errors as there.
+    """
+    _check_threshold(threshold)
+    return _scorer(_pool(records), float(threshold), np.array(_column(records, table, "phase")) == "FINAL")
 
 
 def froc_curve(records: Sequence[Mapping], kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -273,6 +274,21 @@ def _column(records: Sequence[Mapping], table, name: str) -> list:
     if strange:
         raise ValueError(f"row {strange[0]} of a record; allowed: 0 to {len(values) - 1}, rows of the table")
     return [values[int(row)] for row in rows]
+
+
+def _scorer(pool: _Pool, threshold: float, final: np.ndarray) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """See `detection_scorer`; final: bool (n,), the phase."""
+    curves, shares = {kind: _hit_curve(pool, kind) for kind in KINDS}, _shares(pool, threshold, final)
+
+    def score(drawn: np.ndarray) -> dict[str, np.ndarray]:
+        """Scores (R,) by name, of frames drawn so many times (R, n)."""
+        scores = {name: ratio(drawn @ part, drawn @ whole) for name, (part, whole) in shares.items()}
+        without = drawn @ pool.targets() == 0
+        for kind in KINDS:
+            scores[f"f1_{kind}"][without] = np.nan  # a false positive alone would make it 0
+        return _curve_scores(pool, curves, drawn) | _medians(pool, threshold, drawn) | scores
+
+    return score
 
 
 def _hit_curve(pool: _Pool, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -403,6 +419,11 @@ def _places(objects: Sequence[Detection] | Sequence[Target]) -> tuple[np.ndarray
 def _check(owner: Detection | Target, name: str, is_right: bool, allowed: str) -> None:
     if not is_right:
         raise ValueError(f"{type(owner).__name__}: {name} is {getattr(owner, name)}; allowed: {allowed}")
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold {threshold}; allowed: a score from 0 to 1, or None: choose it here")
 
 
 def _check_kind(kind: str) -> None:

@@ -18,11 +18,23 @@ CASS_STAGE = "phase2_cass"
 OBSTRUCTION_STAGE = "phase3_obstruction"
 THRESHOLD = 0.5                 # probability from which a pixel is vessel
 
-_SHIPPED = tuple(
-    Path(__file__).resolve().parents[1] / "checkpoints" / f"{stage}_tiny.pth" for stage in (CASS_STAGE, STAGE)
-)
-# Of the latest stage that came with this copy of the project.
-SHIPPED_CHECKPOINT = next((path for path in _SHIPPED if path.is_file()), _SHIPPED[-1])
+_CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
+
+
+def shipped_checkpoints(folder: Path = _CHECKPOINTS) -> tuple[Path, ...]:
+    """Return the weights that came with this copy of the project: of stage 2, else 1, and of stage 3 if there.
+
+    The first names the most of the vessels. That of stage 1 is returned even where it is missing: whoever
+    opens it is told so.
+    """
+    stages = (CASS_STAGE, STAGE, OBSTRUCTION_STAGE)
+    names, vessels, obstructions = (folder / f"{stage}_tiny.pth" for stage in stages)
+    first = names if names.is_file() else vessels
+    return (first, obstructions) if obstructions.is_file() else (first,)
+
+
+SHIPPED_CHECKPOINTS = shipped_checkpoints()
+SHIPPED_CHECKPOINT = SHIPPED_CHECKPOINTS[0]     # for tools that take one
 
 
 def network_image(frame: np.ndarray, image_size: int) -> torch.Tensor:

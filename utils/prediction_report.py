@@ -3,7 +3,7 @@
     <name>_mask.png          uint8, 0 or 255, the frame's own size
     <name>_probability.png   uint16, 0 ... 65535 for 0 ... 1, the frame's own size
     <name>_segments.png      uint8, the CASS number of each pixel, 0 = none; of a model of stage 2
-    <name>_overlay.png       the frame, and the frame with its vessels coloured, side by side
+    <name>_overlay.png       the frame, its vessels, and what else the models say, side by side
     <name>.json              everything else (`prediction_record`)
 """
 import hashlib
@@ -25,15 +25,35 @@ from data.contours import read_contours
 from data.frame_source import FrameSource
 from models.view_encoder import BIN_CENTRES_DEG, UNKNOWN_BIN, angle_bins
 from utils.cass_prediction import FramePrediction
-from utils.drawing import DPI, ORANGE, mask_overlay, save_gallery, segment_name, segment_overlay, side_by_side
+from utils.drawing import (
+    DPI,
+    ORANGE,
+    mask_overlay,
+    save_gallery,
+    segment_legend,
+    segment_name,
+    segment_overlay,
+    side_by_side,
+)
 from utils.files import write_bytes_atomic, write_text_atomic
 from utils.history import to_json
+from utils.obstruction_drawing import mark_overlay, segment_mark_overlay
+from utils.obstruction_report import (
+    estimated_stenoses,
+    obstruction_crops,
+    obstruction_fields,
+    obstruction_legend,
+    obstruction_marks,
+    obstruction_words,
+)
+from utils.obstruction_search import ObstructionFindings
 from utils.segment_drawing import BLIND_LEGEND, blind_overlay, legend_of, pointed_overlay
 from utils.segment_report import SegmentFindings, analysed_record, segments_record
 
 VESSEL_LEGEND = {"vessel": ORANGE}
 _NARROWEST_OVERLAY_INCHES = 4.5
 _CONTACT_SHEET_INPUTS_PER_ROW = 2
+_MOST_CROP_ROWS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +61,7 @@ class Prediction:
     """One predicted frame: frame uint8 (H, W, 3), probability float32 (H, W), mask bool (H, W).
 
     pixel_mm: (row, column) mm per pixel where it is known, and `pixel_mm_source`, where from. findings,
-    pointed: of a model of stage 2, the latter where something was pointed at.
+    pointed: of a model of stage 2, the latter where something was pointed at; obstructions: of stage 3.
     """
     name: str
     source: FrameSource
@@ -58,16 +78,17 @@ class Prediction:
     pixel_mm_source: str | None = None
     findings: SegmentFindings | None = None
     pointed: dict | None = None
+    obstructions: ObstructionFindings | None = None
 
 
-def describe_checkpoint(path: Path, checkpoint: dict) -> dict:
-    """Return what tells one set of weights from another, as plain values for JSON."""
+def describe_checkpoint(path: Path, checkpoint: dict, used_for: Sequence[str]) -> dict:
+    """Return what tells one set of weights from another, and what it was asked for, as plain values for JSON."""
     described = {key: checkpoint.get(key) for key in ("stage", "epoch", "global_step", "parent", "metrics")}
     described["classes"] = list(checkpoint.get("classes") or ())
     config = {key: checkpoint["config"].get(key) for key in ("backbone", "image_size", "use_view")}
     with open(path, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256")
-    return {"path": str(path), "sha256": digest.hexdigest(), **described, **config}
+    return {"path": str(path), "sha256": digest.hexdigest(), "used_for": list(used_for), **described, **config}
 
 
 def describe_software() -> dict:
@@ -76,9 +97,9 @@ def describe_software() -> dict:
             "numpy": np.__version__, "opencv": cv2.__version__, "pydicom": pydicom.__version__}
 
 
-def prediction_record(prediction: Prediction, checkpoint: dict, software: dict) -> dict:
+def prediction_record(prediction: Prediction, checkpoints: Sequence[dict], software: dict) -> dict:
     """Return everything about a prediction that is not a picture; missing numbers are null, never guessed."""
-    source = prediction.source
+    source, obstructions = prediction.source, prediction.obstructions
     return {
         "input": str(source.path), "kind": source.kind, "frames": source.frames,
         "frame_index": prediction.frame_index, "frame_choice": prediction.frame_reason,
@@ -86,7 +107,8 @@ def prediction_record(prediction: Prediction, checkpoint: dict, software: dict) 
         "view": _view_record(prediction), "geometry": source.geometry,
         "pixel_size_at_isocentre_mm": isocentre_pixel_mm(source.geometry), "threshold": prediction.threshold,
         "vessel": vessel_record(prediction.mask), **_segment_fields(prediction),
-        "scores": prediction.scores, "checkpoint": checkpoint,
+        **({} if obstructions is None else obstruction_fields(obstructions)),
+        "scores": prediction.scores, "checkpoints": list(checkpoints),
         "software": software, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
@@ -182,11 +204,12 @@ def caption(prediction: Prediction, separator: str = ", ") -> str:
     which = f"frame {prediction.frame_index} (of 0 to {frames - 1}), " if frames > 1 else ""
     dices = {name: value for name, value in prediction.scores.items() if name.startswith("dice")}
     scores = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in dices.items())
-    parts = (which + view_text(prediction.view_deg), _found_text(prediction), scores)
+    found = "" if prediction.obstructions is None else obstruction_words(prediction.obstructions)
+    parts = (which + view_text(prediction.view_deg), _segments_text(prediction), found, scores)
     return separator.join(part for part in parts if part)
 
 
-def _found_text(prediction: Prediction) -> str:
+def _segments_text(prediction: Prediction) -> str:
     if prediction.findings is None:
         vessel = vessel_record(prediction.mask)
         return f"{vessel['area_px']} px in {vessel['fragments']} pieces"
@@ -202,15 +225,38 @@ def blind_text(prediction: FramePrediction) -> str:
 
 
 def overlay(prediction: Prediction) -> np.ndarray:
-    """Return the frame with its segments numbered, of stage 1 with its vessels; uint8 (H, W, 3)."""
+    """Return the frame with all that was found on one picture, uint8 (H, W, 3): segments numbered, or vessels of
+    a model that names none, and obstructions on top."""
+    findings, obstructions = prediction.findings, prediction.obstructions
+    if obstructions is None:
+        return _vessel_overlay(prediction)
+    marks = obstruction_marks(obstructions)
+    if findings is None:
+        return mark_overlay(_vessel_overlay(prediction), marks, vessels=prediction.mask)
+    return segment_mark_overlay(prediction.frame, findings.names, marks, vessels=prediction.mask)
+
+
+def _vessel_overlay(prediction: Prediction) -> np.ndarray:
     if prediction.findings is None:
         return mask_overlay(prediction.frame, prediction.mask, ORANGE)
     return segment_overlay(prediction.frame, prediction.findings.names, vessels=prediction.mask)
 
 
+def overlays_legend(records: Sequence[Mapping], *, names_segments: bool) -> dict[str, Sequence[int]]:
+    """Return what the colours of the `overlay` of these records mean, all together."""
+    named = {segment["cass_id"] for record in records for segment in record.get("segments", ())}
+    estimated = [one["estimated_stenosis_pct"] for record in records for one in record.get("obstructions", ())]
+    vessels = segment_legend(sorted(named), nameless=True) if names_segments else VESSEL_LEGEND
+    return vessels | obstruction_legend([stenosis_pct for stenosis_pct in estimated if stenosis_pct is not None])
+
+
 def _save_overlay(path: Path, prediction: Prediction) -> None:
-    """Draw frame and overlay at the frame's own resolution; of a model of stage 2 also the blind guess."""
-    pictures = [prediction.frame, overlay(prediction)]
+    """Draw frame and overlays at the frame's own resolution.
+
+    Of a model of stage 2 also the blind guess; of stage 3 the obstructions, and in further rows each of them cut
+    out of the frame that shows it best.
+    """
+    pictures = [prediction.frame, _vessel_overlay(prediction)]
     titles = ["frame", f"vessels, p ≥ {prediction.threshold:g}"]
     legend = VESSEL_LEGEND
     if prediction.findings is not None:
@@ -221,11 +267,21 @@ def _save_overlay(path: Path, prediction: Prediction) -> None:
         answer = prediction.pointed
         pictures[0] = pointed_overlay(prediction.frame, answer)
         titles[0] = f"pointed: {segment_name(answer['cass_id'])} ({answer['probability']:.2f})"
+    rows, captions = [pictures], None
+    if (found := prediction.obstructions) is not None:
+        pictures.append(mark_overlay(prediction.frame, obstruction_marks(found), vessels=prediction.mask))
+        seen = " seen in" if len(found.looked_at) > 1 else ""
+        titles.append(f"obstructions, score ≥ {found.threshold.score:.2g}: estimated %DS (score){seen}")
+        legend = legend | obstruction_legend(estimated_stenoses(found))
+        width = len(pictures)
+        crops, said = obstruction_crops(found, prediction.source.read, width=width, most_rows=_MOST_CROP_ROWS)
+        rows, captions = [pictures, *crops], [[""] * width, *said]
     save_gallery(
         path,
-        [pictures],
+        rows,
         titles,
-        [""],
+        [""] * len(rows),
+        captions=captions,
         title=f"{prediction.name}: {caption(prediction)}",
         legend=legend,
         cell_inches=max(_NARROWEST_OVERLAY_INCHES, max(prediction.frame.shape) / DPI),
@@ -234,13 +290,16 @@ def _save_overlay(path: Path, prediction: Prediction) -> None:
 
 def save_contact_sheet(
     path: Path, shown: Sequence[tuple[np.ndarray, np.ndarray, str, str]], predicted: int,
-    legend: Mapping[str, Sequence[int]],
+    legend: Mapping[str, Sequence[int]], *, what: str,
 ) -> None:
-    """Draw (frame, overlay, name, caption) of the inputs, two inputs in a row of pictures."""
+    """Draw (frame, overlay, name, caption) of the inputs, two inputs in a row of pictures.
+
+    what: the overlays show, as their columns' title.
+    """
     per_row = _CONTACT_SHEET_INPUTS_PER_ROW
     rows = side_by_side([(frame, overlay) for frame, overlay, _, _ in shown], per_row)
     captions = side_by_side([(name, found) for _, _, name, found in shown], per_row, filler="")
     title = f"{predicted} predictions" + (f", the first {len(shown)} shown" if predicted > len(shown) else "")
-    columns = ["frame", "vessels" if legend is VESSEL_LEGEND else "segments"] * (len(rows[0]) // 2)
+    columns = ["frame", what] * (len(rows[0]) // 2)
     save_gallery(path, rows, columns, [""] * len(rows), title=title, captions=captions, legend=legend,
                  cell_inches=3.6)

@@ -55,8 +55,8 @@ class Case:
         return self.guess(question)[0] == self.cass_id
 
 
-def predict_case(row: pd.Series, answer: Callable) -> Case:
-    """Predict one row at its analysed frame, at the frame's own size; answer: of `load_answer`."""
+def predict_case(row: pd.Series, answer: Callable, checkpoint: Mapping) -> Case:
+    """Predict one row at its analysed frame, at the frame's own size; answer, checkpoint: of `load_answer`."""
     frame = read_frame(row["cine_path"], int(row["frame_index"]))
     view_deg = (float(row["primary_angle"]), float(row["secondary_angle"]))
     prediction: FramePrediction = answer(frame, view_deg=view_deg).segments

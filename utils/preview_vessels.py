@@ -1,6 +1,6 @@
 """What `test_model_during_training.py` shows of stage 1: label, prediction and agreement of a few frames."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +31,8 @@ class Case:
     dice_truth: float | None
 
 
-def predict_case(row: pd.Series, answer: Callable) -> Case:
-    """Predict one row's analysed frame and score it at the frame's own size; answer: of `load_answer`."""
+def predict_case(row: pd.Series, answer: Callable, checkpoint: Mapping) -> Case:
+    """Predict one row's analysed frame and score it at the frame's own size; answer, checkpoint: of `load_answer`."""
     frame = read_frame(row["cine_path"], int(row["frame_index"]))
     view_deg = (float(row["primary_angle"]), float(row["secondary_angle"]))
     prediction = answer(frame, view_deg=view_deg).vessel_probability >= THRESHOLD

@@ -188,7 +188,12 @@ def score_conditions(
     labels: name to bool (H, W). Returns {condition: {label name: mean Dice, "own": mean Dice with the
     prediction at the true view, "change": mean |difference of probability| from it}}.
     """
-    maps = split_conditions(views, encoded.probabilities(np.vstack(list(views.values()))))
+    together = encoded.probabilities(np.vstack(list(views.values())))
+    return score_maps(split_conditions(views, together), labels)
+
+
+def score_maps(maps: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict:
+    """Score the vessel probabilities of each condition, float32 (n, H, W); else as `score_conditions`."""
     own = maps["true"][0]
     labels = {**labels, "own": own >= THRESHOLD}
     scores = {}

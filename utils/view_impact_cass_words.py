@@ -45,7 +45,7 @@ def judge_names(
         for name in MEASURES
         if name in summary["conditions"]
     ]
-    sentences += [_warn_of_unknown(unknown_share)] if unknown_share < LEAST_UNKNOWN_SHARE else []
+    sentences += [warn_of_unknown(unknown_share)] if unknown_share < LEAST_UNKNOWN_SHARE else []
     sentences.append(_describe_grids(summary))
     sentences.append(_describe_comparison(compared) if compared else NOT_COMPARED)
     sentences += [_describe_habit(habit)] if habit else []
@@ -66,7 +66,7 @@ def _conclude(level: str, pointed: Mapping) -> str:
     true, shuffled = pointed["true"]["mean"], pointed["shuffled"]
     numbers = (
         f"{true:.3f} with the true angles, {shuffled['mean']:.3f} with another patient's "
-        f"({_signed(-shuffled['minus_true'], _turned(shuffled['minus_true_ci95']))})"
+        f"({signed(-shuffled['minus_true'], turned(shuffled['minus_true_ci95']))})"
     )
     named = f"names are {level} to the view angles"
     if level == "nearly blind" and -shuffled["minus_true_ci95"][1] <= 0:
@@ -82,7 +82,7 @@ def _describe_measure(name: str, conditions: Mapping) -> str:
         if condition != "shuffled" and measured["mean"] == measured["mean"]
     ]
     shuffled = conditions["shuffled"]
-    loss = _signed(-shuffled["minus_true"], _turned(shuffled["minus_true_ci95"]))
+    loss = signed(-shuffled["minus_true"], turned(shuffled["minus_true_ci95"]))
     kind = "share right" if name == PIXELS else "top-1"
     return (
         f"{MEASURES[name].capitalize()}, {kind}: {parts[0]}, shuffled {shuffled['mean']:.3f} "
@@ -90,7 +90,8 @@ def _describe_measure(name: str, conditions: Mapping) -> str:
     )
 
 
-def _warn_of_unknown(share: float) -> str:
+def warn_of_unknown(share: float) -> str:
+    """Return in words that a model saw too few samples without an angle; share: of its training samples."""
     return (
         f"Only {share:.1%} of the training samples lacked an angle: one axis alone, and unknown, are strange "
         "to this model and do not say what the picture holds without them."
@@ -100,7 +101,7 @@ def _warn_of_unknown(share: float) -> str:
 def _describe_comparison(compared: Mapping) -> str:
     parts = [
         f"{MEASURES[name]} {one['this']:.3f} against {one['other']:.3f} "
-        f"({_signed(one['gain'], one['gain_ci95'])})"
+        f"({signed(one['gain'], one['gain_ci95'])})"
         for name, one in compared.items()
     ]
     return f"This model against the other (--compare), on the same frames: {'; '.join(parts)}."
@@ -148,12 +149,13 @@ def _describe_axis(axis: str, probed: Mapping) -> str:
     )
 
 
-def _signed(value: float, interval) -> str:
+def signed(value: float, interval) -> str:
+    """Return a difference and its interval in words: `+0.120, 95 % interval +0.050 to +0.190`."""
     # Adding 0.0 turns the minus zero of a rounded difference into zero.
     value, low, high = (round(number, 3) + 0.0 for number in (value, *interval))
     return f"{value:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
 
 
-def _turned(interval) -> tuple[float, float]:
-    """The interval of the opposite difference."""
+def turned(interval) -> tuple[float, float]:
+    """Return the interval of the opposite difference."""
     return -interval[1], -interval[0]

@@ -99,13 +99,13 @@ def draw_impact(similarity: Mapping, grid: Mapping[str, np.ndarray], summary: Ma
     draw_grid_similarity(cells[0][0].subplots(), similarity["grid"])
     _draw_axis_similarity(cells[0][1].subplots(2, 1), similarity)
     _draw_example(cells[0][2].subplots(), example)
-    _draw_heat(
+    draw_heat(
         cells[1][0].subplots(),
         grid["dice"].mean(axis=0),
         "mask at this angle against the true one, Dice",
         "viridis",
     )
-    _draw_heat(cells[1][1].subplots(), grid["change"].mean(axis=0), "mean |change of probability|",
+    draw_heat(cells[1][1].subplots(), grid["change"].mean(axis=0), "mean |change of probability|",
                "viridis_r")
     labels = [name for name in LABEL_TITLES if name in summary]
     for axis, name in zip(np.atleast_1d(cells[1][2].subplots(len(labels), 1)), labels):
@@ -152,8 +152,8 @@ def _draw_example(axis, example: Mapping) -> None:
                 ncols=3, fontsize=8, frameon=False)
 
 
-def _draw_heat(axis, values: np.ndarray, title: str, colors: str) -> None:
-    """Draw 9x9 values; the texts are those of the colour bar, so that close values stay readable."""
+def draw_heat(axis, values: np.ndarray, title: str, colors: str) -> None:
+    """Draw 9x9 values, rows primary; the texts are those of the colour bar, so that close values stay readable."""
     image = axis.imshow(values, cmap=colors, origin="lower")
     axis.set_title(title)
     axis.set_xticks(range(len(TICKS)), TICKS)
