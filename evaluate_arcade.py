@@ -40,7 +40,7 @@ from utils.files import write_text_atomic
 from utils.frame_answer import load_answer
 from utils.froc import save_froc
 from utils.history import to_json
-from utils.obstruction_scores import Detection
+from utils.obstruction_matching import Detection
 from utils.prediction import OBSTRUCTION_STAGE, THRESHOLD
 from utils.prediction_jobs import probability
 

@@ -15,7 +15,7 @@ from tests.tiny_checkpoint import IMAGE_SIZE, write_tiny_checkpoint
 from utils.arcade_report import NOT_COUNTED
 from utils.checkpoint import save_checkpoint
 from utils.frame_answer import FrameAnswer
-from utils.obstruction_scores import Detection
+from utils.obstruction_matching import Detection
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real" / "arcade"
 FILES = {"arcade_metrics.json", "arcade_detections.json", "arcade_froc.png", "arcade_gallery.png"}

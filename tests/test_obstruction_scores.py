@@ -13,16 +13,8 @@ from data.obstructions import GRADES
 from utils.froc import save_froc
 from utils.history import to_json
 from utils.metrics import BOOTSTRAP_RESAMPLES, BOOTSTRAP_SEED
-from utils.obstruction_scores import (
-    FALSE_POSITIVE,
-    IGNORED,
-    Detection,
-    Target,
-    froc_curve,
-    froc_interval,
-    match_detections,
-    summarise_detections,
-)
+from utils.obstruction_matching import FALSE_POSITIVE, IGNORED, Detection, Target, match_detections
+from utils.obstruction_scores import froc_curve, froc_interval, summarise_detections
 
 NAN = math.nan
 GRADE_NAMES = ("minimal", "mild", "moderate", "severe", "subtotal")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from utils import obstruction_tracking
-from utils.obstruction_scores import Detection
+from utils.obstruction_matching import Detection
 from utils.obstruction_tracking import Look, Sighting, frames_around, link_lesions, motion_picture, moved_points
 
 SIZE = (256, 320)

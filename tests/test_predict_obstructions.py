@@ -20,7 +20,7 @@ from utils.frame_answer import FrameAnswer, load_answer, load_answers, uses_of
 from utils.obstruction_report import (
     estimated_stenoses, obstruction_crops, obstruction_legend, obstruction_marks, obstruction_words, score_obstructions,
 )
-from utils.obstruction_scores import Detection
+from utils.obstruction_matching import Detection
 from utils.obstruction_search import ObstructionFindings, ScoreThreshold, filled_stretch, names_near, wanted_by
 from utils.obstruction_tracking import Lesion, Sighting
 from utils.prediction import shipped_checkpoints

@@ -15,7 +15,7 @@ from utils import preview_obstructions as view
 from utils.frame_answer import FrameAnswer
 from utils.history import write_history
 from utils.obstruction_evaluation import frame_of_row
-from utils.obstruction_scores import Detection
+from utils.obstruction_matching import Detection
 from utils.prediction import OBSTRUCTION_STAGE
 from utils.run_files import RunFiles
 

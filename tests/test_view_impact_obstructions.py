@@ -17,7 +17,8 @@ from models.obstruction_model import ObstructionOutput, build_obstruction_model
 from models.view_encoder import CategoricalViewEncoder
 from tests.obstruction_fixture import STENOSIS_PCT, write_obstruction_dataset
 from utils.obstruction_comparison import compare_detections
-from utils.obstruction_scores import Detection, Target, match_detections, summarise_detections
+from utils.obstruction_matching import Detection, Target, match_detections
+from utils.obstruction_scores import summarise_detections
 from utils.obstruction_search import ScoreThreshold, Wanted
 from utils.prediction import network_image
 from utils.view_impact import CONDITIONS

@@ -10,7 +10,7 @@ from data.coco import CocoImage, CocoSet
 from utils.arcade_scores import image_scores
 from utils.drawing import line_width, save_gallery, side_by_side, thumbnail
 from utils.obstruction_drawing import Mark, grade_legend, mark_of, mark_overlay
-from utils.obstruction_scores import Detection
+from utils.obstruction_matching import Detection
 
 TEST_IMAGES = 300  # of ARCADE's stenosis test set
 FEW_IMAGES = 50

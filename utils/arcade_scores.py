@@ -21,7 +21,8 @@ import pandas as pd
 
 from data.coco import CocoImage
 from utils.metrics import summarise_records
-from utils.obstruction_scores import FALSE_POSITIVE, Detection, Target, match_detections, summarise_detections
+from utils.obstruction_matching import FALSE_POSITIVE, Detection, Target, match_detections
+from utils.obstruction_scores import summarise_detections
 
 # Of `summarise_detections`, those that mean something where neither severity nor segment nor phase is annotated.
 METRICS = (

@@ -21,7 +21,7 @@ from models.loading import load_model
 from utils.cass_prediction import FramePrediction, predict_cass
 from utils.checkpoint import CheckpointError
 from utils.obstruction_prediction import predict_obstructions
-from utils.obstruction_scores import Detection
+from utils.obstruction_matching import Detection
 from utils.prediction import CASS_STAGE, OBSTRUCTION_STAGE, STAGE, predict_vessels
 
 # Whose vessels are taken: those that the names are of, so that both fit; else those of the earlier stage.

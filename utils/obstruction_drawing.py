@@ -12,7 +12,7 @@ from utils.drawing import (
     GREEN, ORANGE, SKY_BLUE, VERMILION, YELLOW, as_rgb, draw_box, line_width, segment_overlay,
 )
 from utils.label_placement import inner_point, write_chips
-from utils.obstruction_scores import Detection
+from utils.obstruction_matching import Detection
 
 GRADE_COLORS = (GREEN, SKY_BLUE, YELLOW, ORANGE, VERMILION)  # of `data.obstructions.GRADES`
 _CROSS_SHARE = 1 / 48  # of the frame's longer side: 11 px of 512, a little wider than a main artery

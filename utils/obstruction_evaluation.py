@@ -14,7 +14,8 @@ from data.true_lesions import TrueLesion
 from models.obstruction_model import ObstructionOutput
 from utils.froc import save_froc
 from utils.metrics import mask_scores, summarise_records
-from utils.obstruction_scores import Detection, Target, match_detections, summarise_detections
+from utils.obstruction_matching import Detection, Target, match_detections
+from utils.obstruction_scores import summarise_detections
 from utils.prediction import THRESHOLD, logits_at_size, sigmoid
 from utils.run_files import RunFiles
 

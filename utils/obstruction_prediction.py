@@ -16,7 +16,7 @@ from torchvision.ops import nms
 
 from models.obstruction_head import STRIDE
 from models.obstruction_model import ObstructionOutput
-from utils.obstruction_scores import Detection
+from utils.obstruction_matching import Detection
 from utils.prediction import logits_at_size, network_image, sigmoid, view_tensor
 
 MOST = 20  # obstructions of a frame; trees have a handful

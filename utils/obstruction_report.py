@@ -15,7 +15,7 @@ import numpy as np
 from data.obstructions import GRADES, POSITIVE_FROM_PCT, grade_of, obstruction_of_row
 from utils.drawing import draw_box, segment_name
 from utils.obstruction_drawing import Mark, grade_color, grade_legend
-from utils.obstruction_scores import Detection, Target, match_detections
+from utils.obstruction_matching import Detection, Target, match_detections
 from utils.obstruction_search import ObstructionFindings
 from utils.obstruction_tracking import Lesion, Sighting
 from utils.segment_report import name_record

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from data.obstructions import POSITIVE_FROM_PCT
 from utils.cass_prediction import FramePrediction, pointed_probs, region_of_point
 from utils.frame_answer import FrameAnswer
-from utils.obstruction_scores import Detection
+from utils.obstruction_matching import Detection
 from utils.obstruction_tracking import Lesion, Look, Sighting, link_lesions, motion_picture
 from utils.prediction import OBSTRUCTION_STAGE, THRESHOLD
 

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from data.masks import resize_picture
-from utils.obstruction_scores import Detection
+from utils.obstruction_matching import Detection
 
 # Lengths are shares of the frame's longer side. Measured 2026-11-22 on the phantom, 12 cines at 15 frames/s and 512
 # px, 2367 steps of vessel points from frame to frame at any time of the beat: they move 15.8 px or more in a tenth of

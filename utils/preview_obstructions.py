@@ -19,7 +19,7 @@ from data.obstructions import GRADES, Obstruction
 from utils.drawing import GREEN, SKY_BLUE, VERMILION, YELLOW, mask_overlay, segment_name, thumbnail
 from utils.obstruction_drawing import Mark, mark_overlay
 from utils.obstruction_evaluation import frame_of_row, match_frame, targets_of_frame
-from utils.obstruction_scores import FALSE_POSITIVE, IGNORED, Detection, Target
+from utils.obstruction_matching import FALSE_POSITIVE, IGNORED, Detection, Target
 from utils.obstruction_search import Wanted, wanted_by
 from utils.prediction import THRESHOLD
 from utils.prediction_report import view_text

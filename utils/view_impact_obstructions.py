@@ -22,7 +22,7 @@ from utils.metrics import dice
 from utils.obstruction_comparison import compare_detections
 from utils.obstruction_evaluation import KINDS, frame_of_row, match_frame
 from utils.obstruction_prediction import detections
-from utils.obstruction_scores import Detection, Target, match_detections
+from utils.obstruction_matching import Detection, Target, match_detections
 from utils.obstruction_search import Wanted, wanted_by
 from utils.prediction import THRESHOLD, logits_at_size, sigmoid
 from utils.view_impact import (

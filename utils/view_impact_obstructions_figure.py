@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from models.view_encoder import BIN_CENTRES_DEG
 from utils.drawing import GREEN, SKY_BLUE, VERMILION, legend_patches, thumbnail
 from utils.obstruction_drawing import Mark, mark_overlay
-from utils.obstruction_scores import Detection
+from utils.obstruction_matching import Detection
 from utils.prediction_report import view_text
 from utils.view_impact_figure import EXAMPLE_LEGEND, draw_conditions, draw_grid_similarity, draw_heat
 from utils.view_impact_obstructions import METRICS, SAME_MARKS
