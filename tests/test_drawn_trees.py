@@ -1,6 +1,5 @@
 """Virtual patients, the pictures drawn of them, and how they come with the rows of a training set."""
 
-
 import numpy as np
 import pytest
 import torch
