@@ -100,9 +100,10 @@ def followed(tmp_path_factory):
 @pytest.mark.parametrize("run", range(len(RUNS)), ids=RUNS)
 def test_two_ranks_give_the_gradients_of_one_with_twice_the_batch(followed, run):
     alone = followed["1-0"][run]["steps"]
-    # The map head's convolutions sum 7000 places a sample in float32, in another order for another batch: seen
-    # were 1.7e-5 of the largest gradient. A sample lost or weighted wrongly changes it by percents.
-    share = 1e-4 if RUNS[run] == "phase2_cass" else 1e-6
+    # The stages' convolutions sum thousands of places a sample in float32, in another order for another batch, and a
+    # sum that changes sign turns a unit on or off: seen were 1.2e-4 of the largest gradient in stage 2, 1.2e-6 in
+    # stage 3. A sample lost or weighted wrongly changes it by tens of percent.
+    share = 1e-3 if RUNS[run].startswith("phase") else 1e-6
     for name in ("2-0", "2-1"):
         together = followed[name][run]["steps"]
         assert len(together) == len(alone)
