@@ -11,8 +11,8 @@ PER_MM = Calibration(4.0, "scale factor")
 
 
 def healthy_part(measured):
-    """Diameters farther than a width from both ends."""
-    arc, width = measured.arc_px, np.median(measured.diameter_px)
+    """Diameters farther than a width, and than the smoothing's shorter windows, from both ends."""
+    arc, width = measured.arc_px, max(8.0, np.median(measured.diameter_px))
     return measured.diameter_px[(arc > width) & (arc < arc[-1] - width)]
 
 
@@ -37,6 +37,19 @@ def test_segment_length_is_that_of_the_vessel_end_to_end():
         assert measured.arc_px[-1] == pytest.approx(true_length, abs=1.0)
         assert measured.mm.segment_length == pytest.approx(true_length / 4, abs=0.25)
         np.testing.assert_allclose(measured.line_px[[0, -1]], line[[0, -1]], atol=1.0)
+
+
+@pytest.mark.parametrize("angle_deg", (0, 25, 118))
+def test_edges_lie_where_they_were_drawn(angle_deg):
+    line = straight_line(angle_deg)
+    coverage, mask = draw_tubes([edges_of(line, 9.4)])
+    along = (line[-1] - line[0]) / np.linalg.norm(line[-1] - line[0])
+    right_of = np.array([-along[1], along[0]])
+    for lumen, allowed in ((coverage, 0.1), (mask, 0.6 if angle_deg == 0 else 0.3)):
+        measured = measure_lumen(lumen, proximal_px=tuple(line[0]))
+        for points, side in ((measured.left_px, -1), (measured.line_px, 0), (measured.right_px, 1)):
+            off = (points[20:-20] - line[0]) @ right_of
+            assert abs(np.median(off) - side * 4.7) < allowed
 
 
 def test_tapered_vessel_is_no_lesion_and_its_reference_follows_the_taper():

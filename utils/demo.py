@@ -29,8 +29,8 @@ TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 14 --lr
             "--eval-every 4 --num-workers 0").split()
 SEGMENT_TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 6 --lr 1e-3 "
                     "--backbone-lr-scale 0.5 --eval-every 3 --drawn-trees 6 --num-workers 0").split()
-OBSTRUCTION_TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 2 --epochs 8 --lr 1e-3 "
-                        "--backbone-lr-scale 0.5 --eval-every 8 --num-workers 0").split()
+OBSTRUCTION_TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 2 --epochs 6 --lr 1e-3 "
+                        "--backbone-lr-scale 0.5 --eval-every 6 --num-workers 0").split()
 SEGMENT_SCORES = {
     "top1_pointed": "pointed: which segment is this? share that is right",
     "macro_f1_pointed": "  mean F1 of the classes",
@@ -97,7 +97,7 @@ def build_steps(demo: Path) -> list[Step]:
              ["train_stage2_cass_segments.py", *data, *SEGMENT_TRAINING, "--eval-only", "--init-from",
               segments_best, "--checkpoint-dir", str(demo / "phase2_evaluation")], "phase2_evaluation"),
         Step("Measure its use of view angles",
-             ["test_view_angle_impact.py", *data, "--checkpoint", segments_best, "--limit", "40",
+             ["test_view_angle_impact.py", *data, "--checkpoint", segments_best, "--limit", "24",
               "--out", str(demo / "phase2_view_angles")], "phase2_view_angles"),
         Step("Name the segments of held-out frames",
              ["predict.py", *data, "--split", "val", "--limit", "8", "--checkpoint", segments_best,
@@ -111,7 +111,7 @@ def build_steps(demo: Path) -> list[Step]:
              ["train_stage3_obstructions.py", *data, *OBSTRUCTION_TRAINING, "--eval-only", "--init-from",
               obstructions_best, "--checkpoint-dir", str(demo / "phase3_evaluation")], "phase3_evaluation"),
         Step("Measure its use of view angles",
-             ["test_view_angle_impact.py", *data, "--checkpoint", obstructions_best, "--limit", "40",
+             ["test_view_angle_impact.py", *data, "--checkpoint", obstructions_best, "--limit", "16",
               "--out", str(demo / "phase3_view_angles")], "phase3_view_angles"),
         Step("Find obstructions in held-out frames, and name their segments",
              ["predict.py", *data, "--split", "val", "--limit", "8", "--checkpoint", segments_best,
