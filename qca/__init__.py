@@ -1,0 +1,1 @@
+"""Quantitative coronary analysis: from a lumen and a calibration to MLD, reference, %DS and lengths."""
