@@ -98,7 +98,7 @@ def build_steps(demo: Path) -> list[Step]:
               segments_best, "--checkpoint-dir", str(demo / "phase2_evaluation")], "phase2_evaluation"),
         Step("Measure its use of view angles",
              ["test_view_angle_impact.py", *data, "--checkpoint", segments_best, "--limit", "24",
-              "--out", str(demo / "phase2_view_angles")], "phase2_view_angles"),
+              "--grid-frames", "2", "--out", str(demo / "phase2_view_angles")], "phase2_view_angles"),
         Step("Name the segments of held-out frames",
              ["predict.py", *data, "--split", "val", "--limit", "8", "--checkpoint", segments_best,
               "--out", str(demo / "phase2_predictions")], "phase2_predictions"),
@@ -112,7 +112,7 @@ def build_steps(demo: Path) -> list[Step]:
               obstructions_best, "--checkpoint-dir", str(demo / "phase3_evaluation")], "phase3_evaluation"),
         Step("Measure its use of view angles",
              ["test_view_angle_impact.py", *data, "--checkpoint", obstructions_best, "--limit", "16",
-              "--out", str(demo / "phase3_view_angles")], "phase3_view_angles"),
+              "--grid-frames", "2", "--out", str(demo / "phase3_view_angles")], "phase3_view_angles"),
         Step("Find obstructions in held-out frames, and name their segments",
              ["predict.py", *data, "--split", "val", "--limit", "8", "--checkpoint", segments_best,
               obstructions_best, "--cine-frames", "1",  # these cines have but eight frames: too far apart to follow
