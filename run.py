@@ -1,6 +1,6 @@
 """Two commands on a fresh machine, with nothing but Python 3.11 and pip:
 
-    python run.py demo            phantom angiograms, training, pictures: 20-25 minutes on two CPU cores
+    python run.py demo            phantom angiograms, training, pictures: half an hour on two CPU cores
     python run.py demo --fresh    the same from the start; without --fresh an interrupted demo goes on
     python run.py test            the tests; what follows goes to pytest: python run.py test -k dicom
     python run.py test -m slow    the slow tests
