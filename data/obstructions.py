@@ -204,13 +204,13 @@ class _Vessel:
 
 def _trace(contours: Contours) -> _Vessel:
     line, px_per_mm = contours.centerline, contours.calibration["scale_factor"]
-    left, right, lumen_px = _cut_across(line, contours.left_edge, contours.right_edge)
-    *ideal, healthy_px = _cut_across(line, contours.ideal_left_edge, contours.ideal_right_edge)
+    left, right, lumen_px = cut_across(line, contours.left_edge, contours.right_edge)
+    *ideal, healthy_px = cut_across(line, contours.ideal_left_edge, contours.ideal_right_edge)
     return _Vessel(line, left, right, *ideal, arc_mm=arc_length(line) / px_per_mm,
                    lumen_mm=lumen_px / px_per_mm, healthy_mm=healthy_px / px_per_mm)
 
 
-def _cut_across(line, left_edge, right_edge) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def cut_across(line, left_edge, right_edge) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both edges beside each of the centreline's N points (N, 2), and the shortest way across there (N,)."""
     left, right = _beside(line, left_edge), _beside(line, right_edge)
     ways = (np.linalg.norm(left - right, axis=1), _distances(left, right_edge, line).min(axis=1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.obstructions import _cut_across
+from data.obstructions import cut_across
 
 ASKEW = 0.3  # of the width: as far along the vessel a shorter way across is looked for, a normal 17 degrees askew
 
@@ -53,4 +53,4 @@ def match_edges(
         beside = np.linalg.norm((left_edge + right_edge) / 2 - line, axis=1) / width
         if np.quantile(askew, PAIRED_SHARE) < PAIRED_SINE and np.quantile(beside, PAIRED_SHARE) < PAIRED_BESIDE:
             return left_edge, right_edge, np.linalg.norm(across, axis=1)
-    return _cut_across(line, left_edge, right_edge)
+    return cut_across(line, left_edge, right_edge)
