@@ -108,7 +108,8 @@ class AngiogramDataset(Dataset):
             sample |= self._obstruction_in(coverage, point, stenosis_pct, change)
         if self.augment:
             # A stream of its own: with or without it, the pictures are the same.
-            sample["view_deg"] = self._hidden(sample["view_deg"], np.random.default_rng([self.seed, epoch, index, 1]))
+            rng = np.random.default_rng([self.seed, epoch, index, 1])
+            sample["view_deg"] = hide_angles(sample["view_deg"], self.view_dropout, rng)
         if self.unsure_ends_mm:
             sample["unsure"] = self._near_the_ends(index, frame.shape[:2], change)
         if self.augment and self.drawn_trees:
@@ -130,10 +131,6 @@ class AngiogramDataset(Dataset):
             image = image.astype(np.float32) / np.float32(255)
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), coverage.transpose(2, 0, 1), change
 
-    def _hidden(self, view_deg: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Angles (2,) of which some are nan, as a row without them has."""
-        return view_deg.masked_fill(torch.from_numpy(rng.random(2) < self.view_dropout), torch.nan)
-
     def _draw_trees(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """Drawn trees of the arteries and about the views of the table's rows, each row as likely as another."""
         trees, views = [], []
@@ -143,7 +140,7 @@ class AngiogramDataset(Dataset):
             view = known[rng.integers(len(known))] if known else [rng.uniform(*span) for span in USUAL_VIEWS_DEG]
             view = np.float32(view) + rng.normal(0, VIEW_SPREAD_DEG, 2).astype(np.float32)
             trees.append(draw_tree(side, view, self.classes, rng))
-            views.append(self._hidden(torch.from_numpy(view), rng))
+            views.append(hide_angles(torch.from_numpy(view), self.view_dropout, rng))
         vessels, names = (np.stack(pictures) for pictures in zip(*trees, strict=True))
         return {"drawn_vessels": torch.from_numpy(vessels), "drawn_names": torch.from_numpy(names),
                 "drawn_view_deg": torch.stack(views)}
@@ -215,6 +212,11 @@ class AngiogramDataset(Dataset):
 
 def _as_mask(mask: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(mask.astype(np.float32))[None]
+
+
+def hide_angles(view_deg: torch.Tensor, probability: float, rng: np.random.Generator) -> torch.Tensor:
+    """Angles (2,), each of them nan with this probability, as a row without it has."""
+    return view_deg.masked_fill(torch.from_numpy(rng.random(2) < probability), torch.nan)
 
 
 def box_of(mask: np.ndarray) -> np.ndarray:

@@ -6,10 +6,11 @@ import torch
 
 from models.cass_model import build_cass_model
 from models.deepsa_model import SAM3DeepSAModel, build_deepsa_model
+from models.lumen_model import build_lumen_model
 from models.obstruction_model import build_obstruction_model
 from utils.checkpoint import CheckpointError, load_checkpoint, load_weights
 
-STAGES = ("phase1_deepsa", "phase2_cass", "phase3_obstruction")
+STAGES = ("phase1_deepsa", "phase2_cass", "phase3_obstruction", "phase4_quantitative")
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SAM3DeepSAModel, dict]:
@@ -30,7 +31,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SA
         model = build_deepsa_model(**parts)
     elif stage == "phase2_cass":
         model = build_cass_model(**parts, classes=tuple(checkpoint["classes"]))
-    else:
+    elif stage == "phase3_obstruction":
         model = build_obstruction_model(**parts)
+    else:
+        model = build_lumen_model(**parts)
     load_weights(model, checkpoint["model"], source=path)
     return model.to(device).eval(), checkpoint

@@ -1,7 +1,8 @@
 """How well two ways to measure the same thing agree: bias, spread, limits of agreement, and their picture.
 
 Bland and Altman, Lancet 1986;327:307-310: of the differences d, bias is their mean, and 95 % of them are expected
-within bias +- 1.96 SD.
+within bias +- 1.96 SD. Shrout and Fleiss, Psychol Bull 1979;86:420-428: ICC(2,1) is the share of the variance that is
+between lesions, not between the two ways to measure or left over.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from matplotlib.figure import Figure
 from utils.drawing import BLUE, DPI, VERMILION
 
 LIMIT_SDS = 1.96
+# Of `agreement_scores`, in its order: whether each has the unit of what is measured.
+AGREEMENT_SCORES = {"bias": True, "sd": True, "mae": True, "loa_low": True, "loa_high": True, "icc": False}
 
 
 class Agreement(NamedTuple):
@@ -39,19 +42,47 @@ def agreement_of(recorded: np.ndarray, measured: np.ndarray) -> Agreement:
     return Agreement(len(differences), bias, sd, mae, bias - LIMIT_SDS * sd, bias + LIMIT_SDS * sd)
 
 
+def agreement_counts(recorded: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """What each pair adds to the sums that `agreement_scores` needs, (n, 8) of pairs (n,) each; 0 for one with nan."""
+    x, y = np.asarray(recorded, float), np.asarray(measured, float)
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = np.where(known, x, 0), np.where(known, y, 0)
+    difference = y - x
+    return np.stack([known, difference, np.abs(difference), difference**2, x, y, (x + y) ** 2, x**2 + y**2], axis=1)
+
+
+def agreement_scores(sums: np.ndarray) -> np.ndarray:
+    """The scores of `AGREEMENT_SCORES`, (R, 6), of R sums (R, 8) of `agreement_counts`; nan where they are not
+    defined, so that whole patients can be resampled (`utils.bootstrap`)."""
+    n, difference, absolute, squared, x, y, of_pairs, of_values = np.asarray(sums, float).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bias, mae = difference / n, absolute / n
+        sd = np.sqrt(np.maximum(squared - n * bias**2, 0) / np.where(n > 1, n - 1, np.nan))
+        mean = (x + y) / (2 * n)
+        between = (of_pairs / 2 - 2 * n * mean**2) / (n - 1)  # mean squares: of lesions, of the two ways, of the rest
+        ways = (x**2 + y**2) / n - 2 * n * mean**2
+        rest = (of_values - 2 * n * mean**2 - (n - 1) * between - ways) / (n - 1)
+        icc = (between - rest) / (between + rest + 2 * (ways - rest) / n)
+    found = np.stack([bias, sd, mae, bias - LIMIT_SDS * sd, bias + LIMIT_SDS * sd, icc], axis=1)
+    return np.where(np.isfinite(found), found, np.nan)
+
+
 def agreement_figure(
     pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str = "", units: Sequence[str] | None = None,
-    names: tuple[str, str] = ("recorded", "measured"),
+    names: tuple[str, str] = ("recorded", "measured"), spreads: Sequence[float] | None = None,
 ) -> Figure:
     """A row for each quantity: its pairs against the line of identity, and their differences by their means.
 
-    pairs: what it is -> (recorded (n,), measured (n,)); units: one for each. Points with nan are left out.
+    pairs: what it is -> (recorded (n,), measured (n,)); units: one for each; spreads: SD between two observers, one
+    for each, whose limits of agreement are shaded. Points with nan are left out.
     """
     figure = Figure(figsize=(9.5, 3.6 * len(pairs)), dpi=DPI, layout="constrained")
     axes = figure.subplots(len(pairs), 2, squeeze=False)
-    for (scatter, bland), (what, (recorded, measured)), unit in zip(
-        axes, pairs.items(), units or [""] * len(pairs), strict=True
-    ):
+    of_each = zip(axes, pairs.items(), units or [""] * len(pairs), spreads or [None] * len(pairs), strict=True)
+    for (scatter, bland), (what, (recorded, measured)), unit, spread in of_each:
+        if spread is not None:
+            bland.axhspan(-LIMIT_SDS * spread, LIMIT_SDS * spread, color="0.92", zorder=0, label="two observers")
+            bland.legend(loc="upper right", fontsize=7, frameon=False)
         known = np.isfinite(recorded) & np.isfinite(measured)
         _draw_pair(scatter, bland, np.asarray(recorded)[known], np.asarray(measured)[known], what, unit, names)
     if title:

@@ -16,6 +16,7 @@ from data.masks import resize_picture
 STAGE = "phase1_deepsa"         # as its files in the checkpoint folder are called
 CASS_STAGE = "phase2_cass"
 OBSTRUCTION_STAGE = "phase3_obstruction"
+LUMEN_STAGE = "phase4_quantitative"
 THRESHOLD = 0.5                 # probability from which a pixel is vessel
 
 _CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"

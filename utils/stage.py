@@ -48,8 +48,9 @@ class Stage:
     build_model(args, resumes) -> (model, parent): the model with its first weights, and the facts of the checkpoint
     of this project that they came from (`describe_parent`), if any; resumes: they will come from the latest
     checkpoint, so no file need be read for them. compute_loss, score_batch: see engine.py. summarise(records, table)
-    -> the metrics of a validation, flat. draw(records, table, files): pictures of a validation. dataset: keywords of
-    AngiogramDataset beside the common ones. own_rates: learning rates of parts of the model that --lr does not set, by
+    -> the metrics of a validation, flat; of best_metric the highest value is best, or with lower_is_better the lowest.
+    draw(records, table, files): pictures of a validation. dataset_class: of the samples, made with the common keywords
+    and those of `dataset`. own_rates: learning rates of parts of the model that --lr does not set, by
     the start of their parameters' names. facts: plain values for the checkpoint's config that are not flags.
     """
 
@@ -57,6 +58,7 @@ class Stage:
     classes: Sequence
     master_port: int
     best_metric: str
+    lower_is_better: bool = False
     shown: Sequence[str]
     curves: Mapping[str, Sequence[str]]
     build_model: Callable[[argparse.Namespace, bool], tuple[torch.nn.Module, dict | None]]
@@ -64,6 +66,7 @@ class Stage:
     score_batch: ScoreBatch
     summarise: Callable[[Sequence[Mapping], object], dict]
     draw: Callable[[Sequence[Mapping], object, RunFiles], None] | None = None
+    dataset_class: type = AngiogramDataset
     dataset: Mapping[str, object] = field(default_factory=dict)
     own_rates: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
@@ -149,7 +152,7 @@ def build_loaders(
         else:
             variation = dict(frame_masks=True)
             sampler = EvaluationSampler(len(table), limit=limit, **deal)
-        dataset = AngiogramDataset(table, image_size=args.image_size, **variation, **stage.dataset)
+        dataset = stage.dataset_class(table, image_size=args.image_size, **variation, **stage.dataset)
         loaders[split] = build_loader(
             dataset, sampler, collate=collate, describe=functools.partial(describe_row, table), device=device,
             num_workers=choose_num_workers(args.num_workers, ranks.world_size),
@@ -219,7 +222,8 @@ def train(
         if number % args.eval_every == 0 or number == args.epochs or args.dry_run:
             records = evaluate(state.model, loaders["val"], stage.score_batch, save=save, **setting)
             metrics = stage.summarise(records, tables["val"])
-        is_best = state.finish_epoch(metrics, best_metric=stage.best_metric)
+        best = dict(best_metric=stage.best_metric, lower_is_better=stage.lower_is_better)
+        is_best = state.finish_epoch(metrics, **best)
         say(describe_epoch(state.progress.history[-1], stage.shown, is_best), flush=True)
         if args.dry_run:
             say("dry run: training and validation work; nothing was written", flush=True)
