@@ -21,7 +21,6 @@ it would not be the figure of the set. Not a medical device: for research only.
 """
 
 import argparse
-import hashlib
 import math
 import sys
 from collections.abc import Sequence
@@ -41,8 +40,10 @@ from utils.frame_answer import load_answer
 from utils.froc import save_froc
 from utils.history import to_json
 from utils.obstruction_matching import Detection
+from utils.obstruction_search import ScoreThreshold
 from utils.prediction import OBSTRUCTION_STAGE, THRESHOLD
 from utils.prediction_jobs import probability
+from utils.prediction_report import describe_checkpoint
 
 OUTPUTS = {name: f"arcade_{name}.{suffix}" for name, suffix in
            (("metrics", "json"), ("detections", "json"), ("froc", "png"), ("gallery", "png"))}
@@ -66,10 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def choose_threshold(args: argparse.Namespace, checkpoint: dict) -> tuple[float, str]:
+def choose_threshold(args: argparse.Namespace, checkpoint: dict) -> ScoreThreshold:
     """The score from which on something counts as found, and where it is from."""
     if args.threshold is not None:
-        return args.threshold, "given with --threshold"
+        return ScoreThreshold(args.threshold, "given with --threshold")
     validated = validated_threshold(checkpoint)
     if validated is None:
         raise DataError(
@@ -101,15 +102,6 @@ def refuse_replacing(args: argparse.Namespace, regions: CocoSet) -> None:
             raise DataError(f"{args.out / name} is an input and would be replaced; give another folder with --out")
 
 
-def describe_weights(path: Path, checkpoint: dict) -> dict:
-    """What tells one checkpoint from another, as plain values."""
-    with open(path, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    training = {key: checkpoint["config"].get(key) for key in ("backbone", "image_size", "use_view")}
-    return {"path": str(path), "sha256": digest, "stage": checkpoint["stage"], "epoch": checkpoint["epoch"],
-            "global_step": checkpoint["global_step"], **training}
-
-
 def run(args: argparse.Namespace) -> dict:
     """Read, predict, score, draw, write; returns what arcade_metrics.json holds."""
     regions = load_coco(args.annotations, args.images, args.category)
@@ -133,7 +125,7 @@ def run(args: argparse.Namespace) -> dict:
         "view_angles_known": sum(not any(map(math.isnan, image.view_deg)) for image in regions.images),
         "per_image": [{"image_id": image.image_id, "file_name": image.path.name, **image_scores(record, threshold)}
                       for image, record in zip(regions.images, records, strict=True)],
-        "checkpoint": describe_weights(args.checkpoint, checkpoint),
+        "checkpoint": describe_checkpoint(args.checkpoint, checkpoint, ["vessels", "obstructions"]),
         "command": command_line(), "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     write_all(args, regions, found, records, report)

@@ -1,15 +1,17 @@
-"""Masks and label maps from `.npy` or `.png`, and masks at another size."""
+"""Masks and label maps from `.npy` or `.png`, masks at another size, and those of a vessel between its edges."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
+from skimage.draw import polygon
 
 from data.errors import DataError
 
 MASK_VALUES = (0, 1, 255)
 MASK_COLUMNS = {"deepsa": "deepsa_pseudo_label_path", "truth": "true_vessel_mask_path"}
+TUBE_CHUNK = 12  # cross-sections a polygon: short enough that the outline of a bend does not cross itself
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -102,3 +104,12 @@ def resize_picture(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     shrinks = size[0] <= picture.shape[0] and size[1] <= picture.shape[1]
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(picture, (size[1], size[0]), interpolation=how)
+
+
+def fill_tube(target: np.ndarray, left_px: np.ndarray, right_px: np.ndarray, value: int) -> None:
+    """Set the pixels of `target` (H, W) whose centres lie between two edges (n, 2) of (x, y) px, matched point by
+    point."""
+    for start in range(0, len(left_px) - 1, TUBE_CHUNK):
+        part = slice(start, start + TUBE_CHUNK + 1)
+        loop = np.concatenate([left_px[part], right_px[part][::-1]])
+        target[polygon(loop[:, 1], loop[:, 0], target.shape)] = value

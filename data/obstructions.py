@@ -16,11 +16,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from scipy.spatial.distance import cdist
-from skimage.draw import polygon
 
 from data.anatomy import arc_length
 from data.contours import STENOSIS_DISAGREES_POINTS, Contours, read_contours
-from data.masks import read_mask
+from data.masks import fill_tube, read_mask
 
 
 class Grade(NamedTuple):
@@ -48,7 +47,6 @@ DIAMETER_MM = 0.3  # the largest error of ten QCA systems on phantom lumens of 0
 ROUNDING = {"MLD_mm": 0.1, "diameter_stenosis_pct": STENOSIS_DISAGREES_POINTS, "lesion_length_mm": 1.0}
 LEAST_NARROWING = 0.05  # of the healthy diameter, 10 to 20 px: less is lost in edges traced to a pixel
 MATCHING_REACH = 0.1  # of the length: where a vessel crosses itself, the nearest point may be another stretch
-CHUNK = 12  # cross-sections a polygon: short enough that the outline of a bend does not cross itself
 # A main artery is about 10 of 512 px wide: a label drawn next to its vessel is covered, a plaque beside the
 # lumen too, and a gap of the label at a tight lesion closes from both sides.
 MARGIN_SHARE = 0.02
@@ -292,12 +290,9 @@ def _find_lesion(contours: Contours, vessel: _Vessel) -> tuple[int, int, int]:
 
 
 def _fill_between(left: np.ndarray, right: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bool `size`: the pixels whose centres lie between two edges (n, 2), matched point by point."""
+    """Bool `size`: the pixels between two edges (n, 2), see `fill_tube`."""
     mask = np.zeros(size, bool)
-    for start in range(0, len(left) - 1, CHUNK):
-        part = slice(start, start + CHUNK + 1)
-        loop = np.concatenate([left[part], right[part][::-1]])
-        mask[polygon(loop[:, 1], loop[:, 0], size)] = True
+    fill_tube(mask, left, right, True)
     return mask
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from data.masks import fill_tube
 from phantom.carm import CArm
 from phantom.lesions import Lesion, lesion_samples
-from phantom.masks import fill_tube
 from phantom.rendering import outline
 from phantom.tree import Tree, arc_length
 from phantom.views import covered_share

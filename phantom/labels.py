@@ -18,8 +18,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from skimage.morphology import remove_small_objects
 
+from data.masks import fill_tube
 from phantom.carm import CArm
-from phantom.masks import at_least, fill_tube
+from phantom.masks import at_least
 from phantom.rendering import outline
 from phantom.tree import Tree
 

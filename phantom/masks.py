@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from skimage.draw import polygon
 
+from data.masks import fill_tube
 from phantom.carm import CArm
 from phantom.rendering import outline
 from phantom.tree import Tree, neighbours
 
-CHUNK = 12  # samples a polygon: short enough that the outline of a bend does not cross itself
 LEAST_HALF_WIDTH_PX = 0.6  # a thinner vessel still darkens about one pixel
 # A reader sees a thing from a signal-to-noise ratio of about 5 on (A. Rose, "The sensitivity performance of
 # the human eye on an absolute scale", J. Opt. Soc. Am. 1948;38:196-208), here over a piece of vessel three
@@ -20,15 +19,6 @@ LEAST_ROSE, PIECE_WIDTHS = 5.0, 3.0
 CLUTTER = 0.016
 LEAST_DARKENING = 0.04  # of the light behind it, whatever the noise; by eye on frames made here
 LEAST_SEEN_MM = 3.0  # shorter pieces are specks
-
-
-def fill_tube(target: np.ndarray, left_px: np.ndarray, right_px: np.ndarray, value: int) -> None:
-    """Set the pixels of `target` (H, W) whose centres lie between two edges (n, 2) of (x, y) px."""
-    for start in range(0, len(left_px) - 1, CHUNK):
-        end = start + CHUNK + 1
-        loop = np.concatenate([left_px[start:end], right_px[start:end][::-1]])
-        rows, columns = polygon(loop[:, 1], loop[:, 0], target.shape)
-        target[rows, columns] = value
 
 
 def at_least(

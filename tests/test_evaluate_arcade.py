@@ -7,13 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 import evaluate_arcade
-from models.obstruction_model import build_obstruction_model
-from tests.tiny_checkpoint import IMAGE_SIZE, write_tiny_checkpoint
+from tests.tiny_checkpoint import write_tiny_checkpoint, write_tiny_obstruction_checkpoint
 from utils.arcade_report import NOT_COUNTED
-from utils.checkpoint import save_checkpoint
 from utils.frame_answer import FrameAnswer
 from utils.obstruction_matching import Detection
 
@@ -30,18 +27,10 @@ CASES = {
 }
 
 
-def write_checkpoint(path, **metrics):
-    torch.manual_seed(0)
-    model = build_obstruction_model(backbone="sam3-tiny", image_size=IMAGE_SIZE, random_init=True)
-    config = {"backbone": "sam3-tiny", "image_size": IMAGE_SIZE, "use_view": True}
-    save_checkpoint(path, {"stage": "phase3_obstruction", "epoch": 3, "global_step": 30, "model": model.state_dict(),
-                           "metrics": metrics, "classes": [], "parent": None, "config": config})
-    return path
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pth", threshold=0.2, threshold_truth=0.5)
+    metrics = {"threshold": 0.2, "threshold_truth": 0.5}
+    return write_tiny_obstruction_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pth", metrics=metrics)
 
 
 def corners(box):
@@ -137,6 +126,7 @@ def test_report_says_what_the_figures_are_of(tmp_path, checkpoint, answers):
     assert thresholds["metrics"]["score"] == 0.5 and "own validation" in thresholds["metrics"]["source"]
     assert "optimistic" in thresholds["metrics_at_best_threshold_here"]["source"]
     assert report["checkpoint"]["stage"] == "phase3_obstruction" and len(report["checkpoint"]["sha256"]) == 64
+    assert report["checkpoint"]["metrics"]["threshold_truth"] == 0.5
     assert report["annotations"]["categories"] == {"26": "stenosis"} and report["view_angles_known"] == 0
     assert report["created"].endswith("+00:00")
     first, second, third = report["per_image"]
@@ -213,7 +203,7 @@ def test_threshold_of_the_command_line_goes_first(tmp_path, checkpoint, answers)
 
 
 def test_checkpoint_that_was_never_validated_asks_for_a_threshold(tmp_path, answers, capsys):
-    weights = write_checkpoint(tmp_path / "latest.pth")
+    weights = write_tiny_obstruction_checkpoint(tmp_path / "latest.pth")
     path = write_set(tmp_path)
     assert call(path, tmp_path / "images", weights, tmp_path / "out") == 1
     assert "latest.pth: its metrics have no threshold" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""data.obstructions: labels of vessels whose plaque is known to the pixel, and planted contradictions."""
+"""data.obstructions: labels of vessels whose plaque is known to the pixel, of the phantom, and what is known."""
 
 import json
 import math
@@ -8,79 +8,42 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from data.contours import MEASUREMENTS, Contours, read_contours
+from data.contours import read_contours
 from data.errors import DataError
 from data.obstructions import (
     GRADES,
-    column_contradictions,
     grade_of,
     known_pixels,
     lesion_contradictions,
     obstruction_of,
     obstruction_of_row,
 )
-from data.schema import inspect_csv, load_table
+from data.schema import load_table
 from phantom.anatomy import LEFT
 from phantom.contours import contours_record, lesion_records, measure, trace_segment
 from phantom.lesions import Lesion, with_lesions
 from phantom.patient import build_tree
 from phantom.views import draw_carm
 from tests.csv_fixture import write_tiny_dataset
+from tests.lesion_contours import (
+    EDGES,
+    FIRST,
+    HALF,
+    LAST,
+    MLD,
+    SCALE,
+    bent,
+    changed,
+    make_contours,
+    moved,
+    none,
+    plaque_depth,
+    straight,
+    without,
+)
 
-EDGES = ("left_edge", "right_edge", "ideal_left_edge", "ideal_right_edge")
 SIZE = (120, 260)  # of the straight vessel's frame
-SCALE = 5.0  # px per mm
-HALF = 10.5  # px from the centreline to the healthy wall
-FIRST, LAST = 119, 241  # the straight vessel's lesion, of 401 points half a pixel apart: x from 79.5 to 140.5
-MLD = (FIRST + LAST) // 2
 DERIVED = MLD - 57, MLD + 57  # from 28.1 px on the plaque of both walls is less than 5 % of the vessel
-
-
-def plaque_depth(x, deepest=6.6):
-    """How far the plaque reaches into the straight vessel: a ramp up to x = 110 and down again. px"""
-    return deepest * np.clip(1 - np.abs(np.asarray(x) - 110) / 30.5, 0, None)
-
-
-def make_contours(
-    line, left, right, ideal_left, ideal_right, *, start=FIRST, end=LAST, mld=MLD, mld_mm, rvd_mm
-) -> Contours:
-    """Contours without a contradiction: the places are points of the centreline, the length is its own."""
-    arc_mm = np.append(0, np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))) / SCALE
-    values = dict.fromkeys(MEASUREMENTS, math.nan) | {
-        "MLD_mm": mld_mm, "interpolated_RVD_mm": rvd_mm, "diameter_stenosis_pct": 100 * (1 - mld_mm / rvd_mm),
-        "area_stenosis_pct": 100 * (1 - (mld_mm / rvd_mm) ** 2), "MLD_centerline_index": float(mld),
-        "lesion_length_mm": arc_mm[end] - arc_mm[start],
-    }
-    for name, index in (("MLD", mld), ("lesion_start", start), ("lesion_end", end)):
-        values |= {f"{name}_x_coord": line[index, 0], f"{name}_y_coord": line[index, 1]}
-    return Contours("Mid LAD", 0, line, left, right, ideal_left, ideal_right, values,
-                    {"scale_factor": SCALE}, {}, None, None)
-
-
-def straight(depth_left=plaque_depth, depth_right=plaque_depth) -> Contours:
-    """Along y = 60 from x = 20 to 220; left of the flow is up. Each wall has the plaque of its `depth`."""
-    x = np.linspace(20, 220, 401)
-    at = lambda y: np.stack([x, np.broadcast_to(y, x.shape)], axis=1)  # noqa: E731
-    left, right = 60 - HALF + depth_left(x), 60 + HALF - depth_right(x)
-    return make_contours(at(60.0), at(left), at(right), at(60 - HALF), at(60 + HALF),
-                         mld_mm=(right - left).min() / SCALE, rvd_mm=2 * HALF / SCALE)
-
-
-def none(x):
-    return np.zeros_like(x)
-
-
-def changed(contours: Contours, **values) -> Contours:
-    return replace(contours, measurements=contours.measurements | values)
-
-
-def without(contours: Contours, *names) -> Contours:
-    """As if Medis had left out the points of these names."""
-    return changed(contours, **{f"{name}_{axis}_coord": math.nan for name in names for axis in "xy"})
-
-
-def moved(contours: Contours, name: str, point) -> Contours:
-    return changed(contours, **{f"{name}_x_coord": float(point[0]), f"{name}_y_coord": float(point[1])})
 
 
 def resampled(line: np.ndarray, points: int) -> np.ndarray:
@@ -131,29 +94,6 @@ def test_the_box_is_clipped_and_a_lesion_beyond_the_frame_is_not_positive():
     assert label.box_px == (79.5, 49.5, 99.0, 59.0) and label.is_positive()
     label = obstruction_of(straight(), (60, 70))
     assert not label.section.any() and label.stenosis_pct > 50 and not label.is_positive()
-
-
-def bent(deepest=7.0) -> Contours:
-    """Straight down for 60 px, then a bend of 180 degrees about (100, 80) with radius 40 px; plaque outside.
-
-    The lesion is the part of the bend from 40 to 140 degrees, MLD at 90.
-    """
-    angle = np.radians(np.linspace(0, 180, 252)[1:])
-    straight_y = np.linspace(20, 80, 121)
-
-    def offset(px):
-        """The line at so many px to the outside of the bend, left of the flow."""
-        inside = np.broadcast_to(px, 121 + len(angle))
-        head = np.stack([140 + inside[:121], straight_y], axis=1)
-        around = (40 + inside[121:])[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        return np.concatenate([head, [100, 80] + around])
-
-    plaque = np.append(np.zeros(121), deepest * np.clip(1 - np.abs(np.degrees(angle) - 90) / 50, 0, None))
-    start, end, mld = (121 + int(np.abs(np.degrees(angle) - at).argmin()) for at in (40, 140, 90))
-    return make_contours(
-        offset(0), offset(HALF - plaque), offset(-HALF), offset(HALF), offset(-HALF), start=start, end=end,
-        mld=mld, mld_mm=(2 * HALF - deepest) / SCALE, rvd_mm=2 * HALF / SCALE,
-    )
 
 
 def polar(size=(150, 160)):
@@ -273,86 +213,6 @@ def test_an_mld_point_beside_the_centreline_stays_where_it_was_measured():
     assert label.mld_px == (110.2, 64.0) and label.mld_index == MLD
 
 
-CLEAN = straight()
-PLANTED = {
-    "MLD point lies 12.0 px off the centreline": moved(CLEAN, "MLD", (110, 72)),
-    "start of the lesion lies 24.0 px off the centreline": moved(CLEAN, "lesion_start", (79.5, 84)),
-    "end of the lesion lies 20.0 px off the centreline": moved(CLEAN, "lesion_end", (240, 60)),
-    "MLD_centerline_index is 194, but the MLD point lies at index 180": changed(
-        CLEAN, MLD_centerline_index=194.0),
-    "lesion runs backwards: it starts at index 241 and ends at 119": moved(
-        moved(CLEAN, "lesion_start", CLEAN.centerline[LAST]), "lesion_end", CLEAN.centerline[FIRST]),
-    "MLD outside the lesion: it is at index 260, the lesion from 119 to 241": changed(
-        moved(CLEAN, "MLD", CLEAN.centerline[260]), MLD_centerline_index=260.0),
-    "lesion_length_mm is 9.0, but from its start to its end the centreline measures 12.2 mm": changed(
-        CLEAN, lesion_length_mm=9.0),
-    "MLD by the edges is 1.56 mm at its place and 1.56 mm where the lesion is narrowest, but MLD_mm is 2.10":
-        changed(CLEAN, MLD_mm=2.1),
-}
-
-
-@pytest.mark.parametrize("said", PLANTED)
-def test_each_contradiction_is_said_with_its_values_and_nothing_else_is(said):
-    found = lesion_contradictions(PLANTED[said])
-    assert len(found) == 1 and found[0].startswith(said), found
-
-
-def with_gap(contours: Contours) -> Contours:
-    """Ten points an edge, and none of them near the lesion."""
-    kept = [0, 10, 20, 30, 40, 50, 60, 70, 80, 400]
-    return replace(contours, **{name: getattr(contours, name)[kept] for name in EDGES})
-
-
-@pytest.mark.parametrize("contours", [
-    CLEAN, straight(none, plaque_depth), with_gap(straight(none, none)), bent(),
-    moved(CLEAN, "MLD", (110, 71)),
-    changed(CLEAN, MLD_centerline_index=MLD + 9.0), changed(CLEAN, lesion_length_mm=13.3),
-    changed(CLEAN, lesion_length_mm=math.nan, MLD_centerline_index=math.nan), changed(CLEAN, MLD_mm=1.8),
-    without(CLEAN, "MLD", "lesion_start", "lesion_end"),
-    changed(moved(CLEAN, "MLD", CLEAN.centerline[LAST + 9]), MLD_centerline_index=LAST + 9.0),
-])
-def test_what_rounding_and_missing_values_can_do_is_no_contradiction(contours):
-    assert lesion_contradictions(contours) == []
-
-
-def test_an_mld_in_a_taper_agrees_at_its_own_place():
-    """MLD is where the vessel is narrowest by its reference; farther on it may be thinner in millimetres."""
-    contours, x = straight(none, none), np.linspace(20, 220, 401)
-    half = 12 - 4 * (x - 79.5) / 61
-    left, right = np.stack([x, 60 - half], axis=1), np.stack([x, 60 + half], axis=1)
-    tapering = replace(contours, **dict(zip(EDGES, (left, right, left, right), strict=True)))
-    at_mld = 2 * half[MLD] / SCALE
-    assert at_mld - 2 * half[LAST] / SCALE > 0.6  # far more than the tolerance
-    assert lesion_contradictions(changed(tapering, MLD_mm=at_mld)) == []
-    assert len(lesion_contradictions(changed(tapering, MLD_mm=at_mld + 0.4))) == 1
-
-
-def test_an_edge_that_folds_over_in_a_short_lesion_of_one_side_keeps_its_diameter():
-    """Where the lumen's middle jumps aside its edges cross over themselves, as they do in the phantom too."""
-    x = np.linspace(20, 220, 401)
-    bell = 0.5 + 0.5 * np.cos(np.pi * np.clip((x - 110) / 7, -1, 1))
-    line, wall = np.stack([x, 60 - 5.5 * bell], axis=1), np.stack([x, np.full(401, 60.0)], axis=1)
-    along = np.gradient(line, axis=0)
-    across = np.stack([-along[:, 1], along[:, 0]], axis=1) / np.linalg.norm(along, axis=1, keepdims=True)
-    offset, healthy = (HALF - 5.5 * bell)[:, None] * across, np.array([0, HALF])
-    edges = (line - offset, line + offset, wall - healthy, wall + healthy)
-    contours = make_contours(line, *edges, start=166, end=194, mld_mm=10 / SCALE, rvd_mm=2 * HALF / SCALE)
-    assert (np.diff(contours.right_edge[:, 0]) < 0).any()
-    assert lesion_contradictions(contours) == []
-
-
-@pytest.mark.parametrize(("column", "within", "beyond"), [
-    ("MLD_mm", 1.65, 1.7), ("diameter_stenosis_pct", 64.0, 65.0), ("lesion_length_mm", 13.0, 13.5)])
-def test_csv_columns_that_differ_by_more_than_rounding_are_named(column, within, beyond):
-    names = ("MLD_mm", "diameter_stenosis_pct", "lesion_length_mm")
-    row = {name: CLEAN.measurements[name] for name in names}
-    assert column_contradictions(row, CLEAN) == {} == column_contradictions({}, CLEAN)
-    assert column_contradictions(row | {column: math.nan}, CLEAN) == {}
-    assert column_contradictions(row | {column: within}, CLEAN) == {}
-    said = column_contradictions(row | {column: beyond}, CLEAN)
-    assert list(said) == [column] and f"says {row[column]:g}" in said[column]
-
-
 def test_known_is_all_but_vessels_that_were_not_analysed():
     segment, vessels = np.zeros((100, 200), bool), np.zeros((100, 200), bool)
     segment[48:53, 20:101] = True
@@ -441,16 +301,3 @@ def test_a_row_of_a_table_gives_its_label_at_the_frames_size(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(DataError, match="broken.json: truncated or not JSON"):
         obstruction_of_row(row | {"contours_path": str(tmp_path / "broken.json")})
-
-
-def test_the_data_check_warns_of_lesions_and_of_columns_and_stops_nothing(tmp_path):
-    csv_path = write_tiny_dataset(tmp_path, patients=1, rows_per_patient=1, val_patients=0)
-    path = next((tmp_path / "contours").iterdir())
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content["measurements"] |= {"lesion_start_x_coord": 1.0, "lesion_start_y_coord": 90.0, "MLD_mm": 3.3}
-    path.write_text(json.dumps(content), encoding="utf-8")
-    report = inspect_csv(csv_path)
-    said = [(warning.column, warning.allowed) for warning in report.warnings]
-    assert report.faults == [] and len(report.table) == 1
-    assert any(text.startswith("start of the lesion lies") for _, text in said)
-    assert ("MLD_mm", "the contours file says 3.3, which is used") in said

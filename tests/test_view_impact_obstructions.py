@@ -30,7 +30,7 @@ from utils.view_impact_obstructions import (
     find_most_changed,
     summarise_marks,
 )
-from utils.view_impact_obstructions_words import certainty, judge_level
+from utils.view_impact_obstructions_words import certainty, judge_level, lesions_in_frames
 
 CPU = torch.device("cpu")
 SIDE = 32  # px of the network's picture, 8 x 8 cells
@@ -288,13 +288,19 @@ def test_groups_of_other_rows_are_refused(table):
 
 
 @pytest.mark.parametrize("gain, interval, less_is_better, says", [
-    (0.1, (0.02, 0.2), False, "better with the true angles"), (-0.1, (-0.2, -0.02), False, "worse with the true angles"),
+    (0.1, (0.02, 0.2), False, "better with the true angles"),
+    (-0.1, (-0.2, -0.02), False, "worse with the true angles"),
     (-3.0, (-5.0, -1.0), True, "better with the true angles"), (3.0, (1.0, 5.0), True, "worse with the true angles"),
     (0.1, (-0.02, 0.2), False, "not distinguishable from zero"), (0.0, (0.0, 0.0), False, "no difference at all"),
     (0.0, (0.0, 0.1), False, "not distinguishable from zero"), (math.nan, (math.nan, math.nan), False, "not defined"),
 ])
 def test_words_say_how_sure_a_difference_is(gain, interval, less_is_better, says):
     assert certainty(gain, interval, less_is_better=less_is_better) == says
+
+
+def test_one_frame_is_not_called_frames():
+    assert lesions_in_frames({"n_targets": 1, "n_frames": 1}) == "1 lesion in 1 frame"
+    assert lesions_in_frames({"n_targets": 0, "n_frames": 12}) == "0 lesions in 12 frames"
 
 
 @pytest.mark.parametrize("share, level", [(1.0, "nearly blind"), (0.9, "slightly sensitive"), (0.5, "sensitive"),

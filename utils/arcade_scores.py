@@ -23,6 +23,7 @@ from data.coco import CocoImage
 from utils.metrics import summarise_records
 from utils.obstruction_matching import FALSE_POSITIVE, Detection, Target, match_detections
 from utils.obstruction_scores import summarise_detections
+from utils.obstruction_search import ScoreThreshold, validated_score
 
 # Of `summarise_detections`, those that mean something where neither severity nor segment nor phase is annotated.
 METRICS = (
@@ -103,14 +104,13 @@ def summarise_images(records: Sequence[Mapping], table: pd.DataFrame, threshold:
             **{key: metrics[key] for key in shown}}
 
 
-def validated_threshold(checkpoint: Mapping) -> tuple[float, str] | None:
+def validated_threshold(checkpoint: Mapping) -> ScoreThreshold | None:
     """The score from which on the checkpoint's own validation counted an obstruction as found, and by what it was
     chosen; None where it has none."""
-    metrics = checkpoint.get("metrics") or {}
     for name, against in VALIDATED.items():
-        value = metrics.get(name)
-        if isinstance(value, (int, float)) and 0 <= value <= 1:
-            return float(value), f"chosen on the model's own validation, against {against}: {name}"
+        score = validated_score(checkpoint, name)
+        if score is not None:
+            return ScoreThreshold(score, f"chosen on the model's own validation, against {against}: {name}")
     return None
 
 

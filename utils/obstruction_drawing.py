@@ -51,17 +51,13 @@ def mark_overlay(frame: np.ndarray, marks: Sequence[Mark], *, vessels: np.ndarra
     """
     picture = as_rgb(frame).copy()
     occupied = np.zeros(picture.shape[:2], np.int32) if vessels is None else vessels.astype(np.int32)
-    anchors = _anchors(marks, picture)
-    for mark, anchor in zip(marks, anchors, strict=True):
+    for mark in marks:
         draw_box(picture, mark.box_px, mark.color)
-        cv2.drawMarker(picture, anchor, mark.color, cv2.MARKER_TILTED_CROSS,
+        cv2.drawMarker(picture, _anchor(mark, picture), mark.color, cv2.MARKER_TILTED_CROSS,
                        max(7, round(max(picture.shape) * _CROSS_SHARE)), line_width(picture))
         x0, y0, x1, y1 = (round(side) for side in mark.box_px)
         occupied[max(y0, 0) : y1 + 1, max(x0, 0) : x1 + 1] = 2
-    named = [(mark, anchor) for mark, anchor in zip(marks, anchors, strict=True) if mark.text]
-    if named:
-        write_chips(picture, [anchor for _, anchor in named], [mark.text for mark, _ in named],
-                    [mark.color for mark, _ in named], occupied)
+    write_chips(picture, *_chips(marks, picture), occupied)
     return picture
 
 
@@ -75,17 +71,22 @@ def segment_mark_overlay(
     picture = segment_overlay(frame, names, labels=False, vessels=vessels)
     picture = mark_overlay(picture, [mark._replace(text="") for mark in marks])
     numbers = [int(number) for number in np.unique(names) if number]
-    said = [mark for mark in marks if mark.text]
+    anchors, texts, colors = _chips(marks, picture)
     write_chips(
-        picture, [inner_point(names == number) for number in numbers] + _anchors(said, picture),
-        [str(number) for number in numbers] + [mark.text for mark in said],
-        [SEGMENTS[number].colour for number in numbers] + [mark.color for mark in said],
+        picture, [inner_point(names == number) for number in numbers] + anchors,
+        [str(number) for number in numbers] + texts, [SEGMENTS[number].colour for number in numbers] + colors,
         np.where(vessels & (names == 0), -1, names.astype(np.int32)),
     )
     return picture
 
 
-def _anchors(marks: Sequence[Mark], picture: np.ndarray) -> list[tuple[int, int]]:
-    """The pixels (x, y) of the marks' points, in the picture."""
+def _chips(marks: Sequence[Mark], picture: np.ndarray) -> tuple[list, list, list]:
+    """Anchors, texts and colours, as `write_chips` takes them, of the marks that have a text."""
+    named = [mark for mark in marks if mark.text]
+    return [_anchor(mark, picture) for mark in named], [mark.text for mark in named], [mark.color for mark in named]
+
+
+def _anchor(mark: Mark, picture: np.ndarray) -> tuple[int, int]:
+    """The pixel (x, y) of the mark's point, in the picture."""
     corner = np.array(picture.shape[1::-1]) - 1
-    return [tuple(np.clip(np.rint(mark.point_px), 0, corner).astype(int).tolist()) for mark in marks]
+    return tuple(np.clip(np.rint(mark.point_px), 0, corner).astype(int).tolist())

@@ -7,7 +7,6 @@
     findings.here(findings.lesions[0])                      # in the chosen frame; None where it does not show it
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -79,19 +78,28 @@ class ObstructionFindings:
 def wanted_by(checkpoints: Sequence[Mapping], score: float | None) -> Wanted | None:
     """What the stage 3 checkpoint among these was trained to find; score: overrides its own. None without such a one.
 
-    Its own is the score of best F1 in its validation against annotations (`threshold`; against truth only the phantom
-    has one), `DEFAULT_SCORE` where that is missing or no number.
+    Its own is the score of best F1 in its validation against annotations (against truth only the phantom has one),
+    `DEFAULT_SCORE` where it has none.
     """
     checkpoint = next((one for one in checkpoints if one["stage"] == OBSTRUCTION_STAGE), None)
     if checkpoint is None:
         return None
-    chosen = (checkpoint.get("metrics") or {}).get("threshold")
+    chosen = validated_score(checkpoint, "threshold")
     threshold = ScoreThreshold(DEFAULT_SCORE, "default: the checkpoint's validation chose none")
     if score is not None:
         threshold = ScoreThreshold(score, "--obstruction-score")
-    elif isinstance(chosen, (int, float)) and math.isfinite(chosen):
-        threshold = ScoreThreshold(float(chosen), "best F1 in the checkpoint's validation")
+    elif chosen is not None:
+        threshold = ScoreThreshold(chosen, "best F1 in the checkpoint's validation")
     return Wanted(threshold, checkpoint["config"].get("threshold_pct", POSITIVE_FROM_PCT))
+
+
+def validated_score(checkpoint: Mapping, name: str) -> float | None:
+    """The score of best F1 in a stage 3 checkpoint's own validation, None where it has none.
+
+    name: in its metrics, `threshold` against annotations, `threshold_truth` against every lesion of the frames.
+    """
+    score = (checkpoint.get("metrics") or {}).get(name)
+    return float(score) if isinstance(score, (int, float)) and 0 <= score <= 1 else None
 
 
 def search_obstructions(

@@ -17,7 +17,7 @@ from torchvision.ops import box_iou
 from data.cine import read_frame
 from data.obstructions import GRADES, Obstruction
 from utils.drawing import GREEN, SKY_BLUE, VERMILION, YELLOW, mask_overlay, segment_name, thumbnail
-from utils.obstruction_drawing import Mark, mark_overlay
+from utils.obstruction_drawing import Mark, mark_of, mark_overlay
 from utils.obstruction_evaluation import frame_of_row, match_frame, targets_of_frame
 from utils.obstruction_matching import FALSE_POSITIVE, IGNORED, Detection, Target
 from utils.obstruction_search import Wanted, wanted_by
@@ -141,7 +141,7 @@ def draw_found(case: Case, yardstick: str) -> np.ndarray:
     """Draw what was found, coloured by what it is, and what was missed; a new uint8 (H, W, 3)."""
     marks = [Mark(target.box_px, _place(target), COLORS[MISSED], f"{target.stenosis_pct:.0f} % missed")
              for target in case.missed(yardstick)]
-    marks += [Mark(one.box_px, one.point_px, COLORS[what], f"{one.stenosis_pct:.0f} % ({one.score:.2f})")
+    marks += [mark_of(one)._replace(color=COLORS[what])
               for one, what in zip(case.found, case.verdicts(yardstick), strict=True)]
     return mark_overlay(case.frame, marks, vessels=case.vessels)
 

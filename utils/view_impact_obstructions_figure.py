@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 
 from models.view_encoder import BIN_CENTRES_DEG
 from utils.drawing import GREEN, SKY_BLUE, VERMILION, legend_patches, thumbnail
-from utils.obstruction_drawing import Mark, mark_overlay
+from utils.obstruction_drawing import mark_of, mark_overlay
 from utils.obstruction_matching import Detection
 from utils.prediction_report import view_text
 from utils.view_impact_figure import EXAMPLE_LEGEND, draw_conditions, draw_grid_similarity, draw_heat
 from utils.view_impact_obstructions import METRICS, SAME_MARKS
+from utils.view_impact_obstructions_words import counted, lesions_in_frames
 
 TITLES = {"annotated": "Against the annotation", "truth": "Against every true lesion"}
 _PANEL_INCHES, _TITLE_INCHES, _EXAMPLE_INCHES = 4.2, 0.35, 6.0
@@ -45,8 +46,7 @@ def draw_obstructions_impact(
 
 
 def _draw_yardstick(figure, kind: str, summary: Mapping) -> None:
-    counts = summary["counts"][kind]
-    figure.suptitle(f"{TITLES[kind]}: {counts['n_targets']} lesions in {counts['n_frames']} frames", fontsize=12)
+    figure.suptitle(f"{TITLES[kind]}: {lesions_in_frames(summary['counts'][kind])}", fontsize=12)
     for axis, (name, words) in zip(figure.subplots(1, len(METRICS)), METRICS.items(), strict=True):
         draw_conditions(axis, summary["detections"][kind][name], words, digits=3)
         axis.margins(x=0.15)  # for the texts
@@ -58,10 +58,10 @@ def _draw_changes(figure, summary: Mapping) -> None:
     draw_conditions(vessels, summary["changes"]["own"], "vessel mask, Dice to true angles")
     for axis in (marks, vessels):
         axis.margins(x=0.15)
-    side, frames = len(BIN_CENTRES_DEG), summary["grid"]["n_frames"]
+    side, frames = len(BIN_CENTRES_DEG), counted(summary["grid"]["n_frames"], "frame")
     for axis, name, words in ((by_marks, SAME_MARKS, "same marks"), (by_vessels, "dice", "vessel mask, Dice")):
         by_view = np.array(summary["grid"][f"by_view_{name}"], np.float64).reshape(side, side)
-        draw_heat(axis, by_view, f"{words}, {frames} frames told this angle", "viridis")
+        draw_heat(axis, by_view, f"{words}, {frames} told this angle", "viridis")
 
 
 def _draw_example_row(figure, example: Mapping, similarity: Mapping) -> None:
@@ -81,7 +81,6 @@ def draw_marks(
     axis, frame: np.ndarray, marks: Sequence[Detection], same: Sequence[Detection], color: tuple[int, int, int]
 ) -> None:
     """Draw detections on a frame, uint8 (H, W, 3): green those that are among `same`, else in `color`."""
-    drawn = [Mark(mark.box_px, mark.point_px, GREEN if mark in same else color,
-                  f"{mark.stenosis_pct:.0f} % ({mark.score:.2f})") for mark in marks]
+    drawn = [mark_of(mark)._replace(color=GREEN if mark in same else color) for mark in marks]
     axis.imshow(thumbnail(mark_overlay(frame, drawn), _EXAMPLE_INCHES))
     axis.set_axis_off()

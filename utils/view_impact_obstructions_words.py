@@ -99,17 +99,26 @@ def _describe_yardstick(kind: str, summary: Mapping) -> str:
         parts.append(f"{NAMES[name]} {true['mean']:.3f}, shuffled {shuffled['mean']:.3f} "
                      f"(true - shuffled {signed(gain, interval)}: {said})")
     f1 = ", ".join(f"{name} {summary['detections'][kind][MAIN_METRIC][name]['mean']:.3f}" for name in _SINGLES)
-    return (f"Against {AGAINST[kind]} ({counts['n_targets']} lesions in {counts['n_frames']} frames): "
-            f"{'; '.join(parts)}. F1 with {f1}.")
+    return f"Against {AGAINST[kind]} ({lesions_in_frames(counts)}): {'; '.join(parts)}. F1 with {f1}."
+
+
+def lesions_in_frames(counts: Mapping) -> str:
+    """Return one yardstick's `counts` of `summarise_impact` in words: `3 lesions in 1 frame`."""
+    return f"{counted(counts['n_targets'], 'lesion')} in {counted(counts['n_frames'], 'frame')}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return how many: `1 frame`, `2 frames`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _describe_vessels_and_grid(summary: Mapping) -> str:
     dice, grid = summary["changes"]["own"]["shuffled"]["mean"], summary["grid"]
     return (
-        f"Vessel masks with another patient's angles agree with those at the true ones with Dice {dice:.4f}. Told each "
-        f"of the 81 angles, {grid['n_frames']} frames share {grid[f'mean_{SAME_MARKS}']:.3f} of their marks with what "
-        f"they have at their own view on average, {grid[f'least_{SAME_MARKS}']:.3f} at the worst angle; their vessel "
-        f"masks agree with Dice {grid['mean_dice']:.4f}, {grid['least_dice']:.4f} at the worst."
+        f"Vessel masks with another patient's angles agree with those at the true ones with Dice {dice:.4f}. In "
+        f"{counted(grid['n_frames'], 'frame')} told each of the 81 angles, {grid[f'mean_{SAME_MARKS}']:.3f} of the "
+        f"marks are the same as at the own view on average, {grid[f'least_{SAME_MARKS}']:.3f} at the worst angle; the "
+        f"vessel masks agree with Dice {grid['mean_dice']:.4f}, {grid['least_dice']:.4f} at the worst."
     )
 
 
