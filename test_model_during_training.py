@@ -4,8 +4,8 @@
     python test_model_during_training.py --checkpoint-dir runs/a --watch 60
     python test_model_during_training.py --stage phase2_cass --data-csv data.csv --cases 12 --out preview.png
 
-Reads phase1_deepsa_latest.pth, phase2_cass_latest.pth or phase3_obstruction_latest.pth, the newest one unless
---stage says which. Training replaces it whole, so that it can be read at any time. Without --data-csv the data
+Reads phase1_deepsa_latest.pth, phase2_cass_latest.pth, phase3_obstruction_latest.pth or
+phase4_quantitative_latest.pth, the newest one unless --stage says which. Training replaces it whole, so that it can be read at any time. Without --data-csv the data
 of that run. The cases are the same every time: drawn once by --seed, spread over the patients of --split, worst
 case on top.
 
@@ -14,7 +14,8 @@ Scores against labels and against truth stand apart, never mixed. Stage 2: the a
 name, the names of all vessels, their true names where the data has them, and two answers that stand apart:
 pointed (which segment is this one?) and blind (which one was analysed?). Stage 3: the annotated lesion, and
 what was found, from the score on that the run's validation chose: right, false, missed, or neither; against the
-annotation and, apart, against every true lesion where the data has them. The history of the run is drawn above.
+annotation and, apart, against every true lesion where the data has them. Stage 4: the lumen of the analysed segment as
+Medis drew it and as predicted, and what both measure. The history of the run is drawn above.
 On the CPU unless asked otherwise, so that it does not disturb training.
 """
 
@@ -34,7 +35,7 @@ from data.errors import DataError
 from data.paths import parse_path_maps
 from data.schema import load_table
 from models.loading import STAGES
-from utils import preview_obstructions, preview_segments, preview_vessels
+from utils import preview_lumens, preview_obstructions, preview_segments, preview_vessels
 from utils.arguments import (
     HelpFormatter,
     add_data_arguments,
@@ -49,11 +50,13 @@ from utils.entry import clean_exit
 from utils.files import save_figure_atomic
 from utils.frame_answer import load_answer
 from utils.history import read_history
-from utils.prediction import CASS_STAGE, OBSTRUCTION_STAGE, STAGE
+from utils.prediction import CASS_STAGE, LUMEN_STAGE, OBSTRUCTION_STAGE, STAGE
+from utils.quantify import load_lumen_model
 from utils.run_files import RunFiles
 
 # What is shown of a stage.
-VIEWS = {STAGE: preview_vessels, CASS_STAGE: preview_segments, OBSTRUCTION_STAGE: preview_obstructions}
+VIEWS = {STAGE: preview_vessels, CASS_STAGE: preview_segments, OBSTRUCTION_STAGE: preview_obstructions,
+         LUMEN_STAGE: preview_lumens}
 CURVES_INCHES, CURVES_ROW_INCHES, CURVES_PER_ROW = 2.6, 3.2, 5
 TITLE_LETTERS_PER_COLUMN, TITLE_LINE_INCHES = 30, 0.2   # of the gallery's columns and its title's font
 READ_TRIES, READ_WAIT_S = 5, 1.0    # Windows may refuse to open a file in the moment that it is replaced
@@ -85,11 +88,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_latest(path: Path, device) -> tuple[Callable, dict]:
-    """Return what `load_answer` does; tried again for seconds where the file is being replaced (Windows)."""
+def load_latest(files: RunFiles, device) -> tuple[Callable, dict]:
+    """Return what `load_answer` does, or of stage 4 `load_lumen_model`; tried again for seconds where the file is being replaced (Windows)."""
+    load = load_lumen_model if files.stage == LUMEN_STAGE else load_answer
     for attempt in range(READ_TRIES):
         try:
-            return load_answer(path, device=device)
+            return load(files.latest, device=device)
         except CheckpointError as error:
             if attempt == READ_TRIES - 1 or not isinstance(error.__cause__, OSError):
                 raise
@@ -167,7 +171,7 @@ def _draw_curves(figure: Figure, history: Sequence[dict], panels: Sequence[tuple
 
 def preview(args: argparse.Namespace, files: RunFiles, rows: pd.DataFrame | None) -> pd.DataFrame:
     """Draw the run's checkpoint as it is now; return the cases' rows, to be used again."""
-    answer, checkpoint = load_latest(files.latest, choose_device(args.device))
+    answer, checkpoint = load_latest(files, choose_device(args.device))
     rows = choose_rows(args, checkpoint["config"]) if rows is None else rows
     view = VIEWS[files.stage]
     cases = [view.predict_case(row, answer, checkpoint)

@@ -135,6 +135,9 @@ def run(args: argparse.Namespace) -> None:
               "data_csv": str(args.data_csv), "split": args.split, "uses_view": model.view_encoder is not None}
     if model.view_encoder is None:
         record["verdict"] = {"level": "blind", "sentences": [WITHOUT_VIEW]}
+    elif checkpoint["stage"] not in RUN_STAGE:
+        raise ValueError(f"{args.checkpoint} is of {checkpoint['stage']}, which draws an edge where it is seen; view "
+                         "angles are measured of stages 1 to 3. Give one of these with --checkpoint")
     else:
         limit = args.limit or DEFAULT_LIMIT[checkpoint["stage"]]
         record |= RUN_STAGE[checkpoint["stage"]](model, checkpoint, limit, args, device)

@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from skimage.draw import polygon2mask
+
+from data.masks import fill_tube
 
 MARGIN_SHARE = 0.15  # of the box's longer side, left around it: the vessel before and behind, and room for a wrong box
 LEAST_SIDE_SHARE = 0.1  # of the frame's longer side: a crop of a few pixels shows no vessel's course
-FINE_SIDE_PX = 1344  # of the picture that maps are drawn in, at least: an edge is then known to a tenth of a pixel
-CHUNK = 12  # cross-sections a polygon: short enough that the outline of a bend does not cross itself
-FARTHEST_PX = 16.0  # of an edge: farther off the distance is not told
+FINE_SIDE_PX = 1008  # of the picture that maps are drawn in, at least: an edge is then known to a tenth of a pixel
+FARTHEST_PX = 6.0  # of an edge: farther off, how far does not say where the edge is
 
 
 class Crop(NamedTuple):
@@ -94,13 +94,7 @@ def lumen_maps(left_px: np.ndarray, right_px: np.ndarray, side_px: int) -> tuple
     mask = np.zeros((reach, reach), bool)
     # A mask's pixel counts when its centre is inside, so pixel centres go to centres.
     left, right = ((np.asarray(edge, float) + 0.5) * fine - 0.5 for edge in (left_px, right_px))
-    for start in range(0, len(left) - 1, CHUNK):
-        end = start + CHUNK + 1
-        loop = np.concatenate([left[start:end], right[start:end][::-1]])[:, ::-1]
-        low = np.floor(np.clip(loop.min(axis=0), 0, reach)).astype(int)
-        high = np.ceil(np.clip(loop.max(axis=0) + 1, 0, reach)).astype(int)
-        if (high > low).all():
-            mask[low[0] : high[0], low[1] : high[1]] |= polygon2mask(tuple(high - low), loop - low)
+    fill_tube(mask, left, right, True)
     size = (side_px, side_px)
     coverage = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     distance = _signed_distance(mask, FARTHEST_PX * fine) / fine

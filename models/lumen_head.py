@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from data.lumen_crops import FARTHEST_PX
 from models.obstruction_head import dilated_block
 from models.segmentation_head import conv_block, local_contrast, resize_to
 
@@ -25,17 +26,20 @@ class LumenHead(nn.Module):
     """Fine features (B, `fine_channels`, S / 4, S / 4), vessel logits (B, 1, S, S), image (B, 3, S, S) in [0, 1] and
     box (B, 4) px, to lumen logits and distance to the edge, both (B, 1, S, S), the latter in px, positive inside."""
 
-    def __init__(self, *, fine_channels: int, channels: int = 64, half_channels: int = 48):
+    def __init__(self, *, fine_channels: int, channels: int = 64, half_channels: int = 24):
         super().__init__()
         # At half resolution four pixels are four channels: of the vessel logits, and twice that of the picture.
         self.detail = nn.Sequential(conv_block(4 + 2 * 4, half_channels), conv_block(half_channels, half_channels))
         self.stem = conv_block(fine_channels + half_channels + BOX_CHANNELS, channels)
         self.blocks = nn.ModuleList(dilated_block(channels, dilation) for dilation in DILATIONS)
         self.to_half = nn.Conv2d(channels, half_channels, 1)
-        self.merge = nn.Sequential(conv_block(2 * half_channels, half_channels), conv_block(half_channels, half_channels))
+        self.merge = nn.Sequential(
+            conv_block(2 * half_channels, half_channels), conv_block(half_channels, half_channels)
+        )
         self.answer = nn.Conv2d(half_channels, 2 * 4, 3, padding=1)
         with torch.no_grad():
-            self.answer.bias.copy_(torch.tensor([math.log(PRIOR / (1 - PRIOR))] * 4 + [-1.0] * 4))
+            nothing = [math.log(PRIOR / (1 - PRIOR))] * 4 + [-FARTHEST_PX / DISTANCE_UNIT_PX] * 4
+            self.answer.bias.copy_(torch.tensor(nothing))
 
     def forward(self, fine: torch.Tensor, vessel_logits: torch.Tensor, image: torch.Tensor, box: torch.Tensor):
         picture = F.pixel_unshuffle(local_contrast(image), 2)

@@ -128,6 +128,8 @@ def _one_piece(field: np.ndarray, level: float, may_join: bool) -> tuple[np.ndar
     region = np.isin(pieces, large)
     if len(large) == 1:
         return region, ""
+    if len(large) == 0:
+        return None, f"the lumen is in {count} specks, the largest of {sizes.max()} px: that is no vessel"
     width = 2 * float(np.median(_distance(region)[skeletonize(region)]))
     gaps = _gaps([np.argwhere(pieces == number) for number in large])
     widest = max(np.hypot(*(end - start)) for start, end in gaps)

@@ -20,8 +20,8 @@ from utils.spawn import RankError
 
 # (rows, batch per rank on two ranks, accumulation): even, uneven, a rank without a sample in the last step
 CASES = [(8, 2, 1), (11, 2, 1), (9, 2, 2), (5, 2, 1)]
-RUNS = [*map(str, CASES), "phase2_cass", "phase3_obstruction"]
-VAL_ROWS = [5] * len(CASES) + [2, 2]
+RUNS = [*map(str, CASES), "phase2_cass", "phase3_obstruction", "phase4_quantitative"]
+VAL_ROWS = [5] * len(CASES) + [2, 2, 2]
 
 
 def follow_steps(state, loaders, compute_loss, score_batch, ranks):
@@ -64,6 +64,14 @@ def follow_obstruction(ranks, csv_path):
     return follow_stage(ranks, args, functools.partial(run_obstruction, ranks, args, tables))
 
 
+def follow_lumen(ranks, csv_path):
+    """And stage 4: a lumen's area and edge, and its QCA."""
+    from tests.tiny_lumen import run_lumen, tiny_run
+
+    args, tables = tiny_run(csv_path, csv_path.parent)
+    return follow_stage(ranks, args, functools.partial(run_lumen, ranks, args, tables))
+
+
 def follow_stage(ranks, args, run):
     """A run of a stage's script on three rows in batches of two."""
     found = {}
@@ -81,7 +89,7 @@ def follow_all(ranks, folder, csv_path):
     found = []
     for rows, batch_size, accum_steps in CASES:
         found.append(follow_tiny(ranks, rows, batch_size * 2 // ranks.world_size, accum_steps))
-    found += [follow_cass(ranks, csv_path), follow_obstruction(ranks, csv_path)]
+    found += [follow(ranks, csv_path) for follow in (follow_cass, follow_obstruction, follow_lumen)]
     torch.save(to_plain(found), folder / f"{ranks.world_size}-{ranks.rank}.pt")
 
 

@@ -12,11 +12,12 @@ import time
 import pytest
 import torch
 
+from tests import tiny_cass, tiny_lumen, tiny_obstruction
 from tests.csv_fixture import write_tiny_dataset
-from tests.tiny_cass import run_cass, stage2, tiny_run
-from tests.tiny_obstruction import run_obstruction, stage3
-from tests.tiny_obstruction import tiny_run as tiny_obstruction_run
+from tests.tiny_cass import stage2
 from tests.tiny_checkpoint import write_tiny_checkpoint
+from tests.tiny_lumen import stage4
+from tests.tiny_obstruction import stage3
 from tests.tiny_training import STAGE, compute_loss, options, run, score_batch
 from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from utils.distributed import Ranks
@@ -50,23 +51,21 @@ def train_tiny(folder, csv_path=None, *, resume=False, cut_loss=None, cut_score=
     run(Ranks(), options(folder=folder, resume=resume, **SIZE), **losses)
 
 
-def train_cass(folder, csv_path, *, resume=False, cut_loss=None, cut_score=None):
-    """Likewise stage 2's: two epochs of two steps, of two samples and of one, saved after each."""
+def train_stage(tiny_run, run_stage, folder, csv_path, *, resume=False, cut_loss=None, cut_score=None):
+    """Likewise a stage's: two epochs of two steps, of two samples and of one, saved after each."""
     flags = ["--epochs", 2, "--accum-steps", 2, "--save-every", 1, *(["--resume"] if resume else [])]
     args, tables = tiny_run(csv_path, folder, *flags)
     cuts = dict(loss=functools.partial(after, cut_loss), score=functools.partial(after, cut_score))
-    run_cass(Ranks(), args, tables, **cuts)
+    run_stage(Ranks(), args, tables, **cuts)
 
 
-def train_obstruction(folder, csv_path, *, resume=False, cut_loss=None, cut_score=None):
-    """And stage 3's."""
-    flags = ["--epochs", 2, "--accum-steps", 2, "--save-every", 1, *(["--resume"] if resume else [])]
-    args, tables = tiny_obstruction_run(csv_path, folder, *flags)
-    cuts = dict(loss=functools.partial(after, cut_loss), score=functools.partial(after, cut_score))
-    run_obstruction(Ranks(), args, tables, **cuts)
-
-
-TRAINERS = {STAGE: train_tiny, stage2.STAGE: train_cass, stage3.STAGE: train_obstruction}
+TRAINERS = {
+    STAGE: train_tiny,
+    stage2.STAGE: functools.partial(train_stage, tiny_cass.tiny_run, tiny_cass.run_cass),
+    stage3.STAGE: functools.partial(train_stage, tiny_obstruction.tiny_run, tiny_obstruction.run_obstruction),
+    stage4.STAGE: functools.partial(train_stage, tiny_lumen.tiny_run, tiny_lumen.run_lumen),
+}
+LATER_STAGES = (stage2.STAGE, stage3.STAGE, stage4.STAGE)
 
 
 def outcome(folder, stage=STAGE):
@@ -166,8 +165,9 @@ def cut_and_resume(stage, folder, csv_path, **cut):
     return outcome(folder, stage)
 
 
-# Of stages 2 and 3 the pass that begins the second step of epoch 2, in whose middle they then go on.
-PASSES_OF = [*((STAGE, number) for number in range(1, PASSES + 1)), (stage2.STAGE, 6), (stage3.STAGE, 6)]
+# Of stages 2 to 4 the pass that begins the second step of epoch 2, in whose middle they then go on.
+PASSES_OF = [*((STAGE, number) for number in range(1, PASSES + 1)),
+             *((stage, 6) for stage in LATER_STAGES)]
 
 
 @pytest.mark.parametrize("stage, number", PASSES_OF)
@@ -175,7 +175,7 @@ def test_cut_off_in_any_forward_pass(tmp_path, csv_path, unbroken_of, stage, num
     assert_equal(cut_and_resume(stage, tmp_path, csv_path, cut_loss=number), unbroken_of(stage))
 
 
-@pytest.mark.parametrize("stage, number", [(STAGE, 1), (STAGE, 5), (stage2.STAGE, 2), (stage3.STAGE, 2)])
+@pytest.mark.parametrize("stage, number", [(STAGE, 1), (STAGE, 5), *((stage, 2) for stage in LATER_STAGES)])
 def test_cut_off_in_validation(tmp_path, csv_path, unbroken_of, stage, number):
     assert_equal(cut_and_resume(stage, tmp_path, csv_path, cut_score=number), unbroken_of(stage))
 
@@ -337,7 +337,8 @@ def test_a_real_kill_on_two_ranks(tmp_path):
 @pytest.mark.parametrize(
     "script, stage",
     [("train_stage1_deepsa.py", "phase1_deepsa"), ("train_stage2_cass_segments.py", "phase2_cass"),
-     ("train_stage3_obstructions.py", "phase3_obstruction")],
+     ("train_stage3_obstructions.py", "phase3_obstruction"),
+     ("train_stage4_quantitative.py", "phase4_quantitative")],
 )
 def test_ten_kills_at_random_moments_of_the_real_script(tmp_path, script, stage, world_size):
     """SIGKILL the real script ten times at random moments, resuming each time; then let it end."""

@@ -19,6 +19,9 @@ SEGMENT_METRICS = {name: 0.5 for name in demo.SEGMENT_SCORES} | {
 OBSTRUCTION_METRICS = {name: 0.3 for name in demo.OBSTRUCTION_SCORES} | {
     f"{name}_ci95": [0.2, 0.4] for name in demo.OBSTRUCTION_SCORES} | {"ds_mae_points": None}
 
+LUMEN_METRICS = {name: 0.9 for name in demo.LUMEN_SCORES} | {
+    f"{name}_ci95": [0.8, 1.0] for name in demo.LUMEN_SCORES}
+
 
 def fake_step(title, folder, *, writes, files=None, status=0):
     """A step that adds a line to log.txt, writes `files` (path -> text) and ends with `status`."""
@@ -34,7 +37,7 @@ def fake_step(title, folder, *, writes, files=None, status=0):
 
 @pytest.fixture
 def steps(tmp_path, monkeypatch):
-    """Five steps; a test may put others in their place."""
+    """Six steps; a test may put others in their place."""
     folder = tmp_path / "demo"
     chosen = [
         fake_step("data", folder, writes="phantom", files={"phantom/dataset.csv": "rows\n"}),
@@ -46,6 +49,8 @@ def steps(tmp_path, monkeypatch):
                   files={"phase2_evaluation/phase2_cass_metrics.json": json.dumps(SEGMENT_METRICS)}),
         fake_step("find", folder, writes="phase3_evaluation",
                   files={"phase3_evaluation/phase3_obstruction_metrics.json": json.dumps(OBSTRUCTION_METRICS)}),
+        fake_step("measure", folder, writes="phase4_evaluation",
+                  files={"phase4_evaluation/phase4_quantitative_metrics.json": json.dumps(LUMEN_METRICS)}),
     ]
     monkeypatch.setattr(demo, "build_steps", lambda folder: chosen)
     return chosen
@@ -62,7 +67,7 @@ def log(tmp_path):
 def test_finished_demo_is_not_done_again_and_its_summary_has_the_figures(steps, tmp_path, capsys):
     assert run_demo(tmp_path) == 0
     assert run_demo(tmp_path) == 0
-    assert log(tmp_path) == ["data", "train", "evaluate", "name", "find"]
+    assert log(tmp_path) == ["data", "train", "evaluate", "name", "find", "measure"]
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert (summary["val_dice_truth"], summary["val_dice_deepsa"], summary["deepsa_dice_truth"]) == (
         0.8,
@@ -71,7 +76,8 @@ def test_finished_demo_is_not_done_again_and_its_summary_has_the_figures(steps, 
     )
     assert (summary["phase2_top1_pointed"], summary["phase2_dice_truth"]) == (0.5, 0.5)
     assert (summary["phase3_f1_iou50"], summary["phase3_ds_mae_points"]) == (0.3, None)
-    assert summary["epochs"] == 1 and summary["seconds"] > 0 and len(summary["steps"]) == 5
+    assert summary["phase4_mld_mae_mm_lesions"] == 0.9
+    assert summary["epochs"] == 1 and summary["seconds"] > 0 and len(summary["steps"]) == 6
     said = capsys.readouterr().out
     assert "done before" in said and "0.300  (0.200 to 0.400)" in said and "not defined" in said
 
@@ -80,7 +86,7 @@ def test_changed_step_is_done_again_from_the_start_with_all_that_follow(steps, t
     run_demo(tmp_path)
     steps[1] = demo.Step("train", [*steps[1].command, "--changed"], "checkpoints")
     assert run_demo(tmp_path) == 0
-    assert log(tmp_path) == ["data", "train", "evaluate", "name", "find", "train", "evaluate", "name", "find"]
+    assert log(tmp_path) == ["data", "train", "evaluate", "name", "find", "measure", "train", "evaluate", "name", "find", "measure"]
     history = (tmp_path / "demo" / "checkpoints" / "phase1_deepsa_history.jsonl").read_text()
     assert history.count("epoch") == 1      # nothing of the first training was there to go on with
 
@@ -93,7 +99,7 @@ def test_changed_data_take_the_training_on_them_along(steps, tmp_path):
 
 
 def test_interrupted_step_is_gone_on_with_and_its_time_counts(steps, tmp_path, monkeypatch, capsys):
-    clock = iter([0, 1, 10, 30, 40, 45, 50, 51, 60, 62, 70, 73])  # start and end; train comes twice
+    clock = iter([0, 1, 10, 30, 40, 45, 50, 51, 60, 62, 70, 73, 80, 84])  # start and end; train comes twice
     monkeypatch.setattr(demo.time, "monotonic", lambda: next(clock))
     answers = {"first": 130}
     real = run.run_and_wait
@@ -105,9 +111,9 @@ def test_interrupted_step_is_gone_on_with_and_its_time_counts(steps, tmp_path, m
     assert run_demo(tmp_path) == 130
     assert "goes on from here" in capsys.readouterr().out
     assert run_demo(tmp_path) == 0
-    assert log(tmp_path) == ["data", "train", "train", "evaluate", "name", "find"]
+    assert log(tmp_path) == ["data", "train", "train", "evaluate", "name", "find", "measure"]
     seconds = [step["seconds"] for step in json.loads((tmp_path / "demo" / "steps.json").read_text())]
-    assert seconds == [1, 25, 1, 2, 3]
+    assert seconds == [1, 25, 1, 2, 3, 4]
     history = (tmp_path / "demo" / "checkpoints" / "phase1_deepsa_history.jsonl").read_text()
     assert history.count("epoch") == 2      # its folder was left as it was
 
@@ -115,7 +121,7 @@ def test_interrupted_step_is_gone_on_with_and_its_time_counts(steps, tmp_path, m
 def test_fresh_starts_over(steps, tmp_path):
     run_demo(tmp_path)
     assert run_demo(tmp_path, fresh=True) == 0
-    assert log(tmp_path) == ["data", "train", "evaluate", "name", "find"]
+    assert log(tmp_path) == ["data", "train", "evaluate", "name", "find", "measure"]
 
 
 def test_every_command_of_the_demo_is_understood_by_its_script(tmp_path):

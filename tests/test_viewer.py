@@ -2,6 +2,7 @@
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -114,7 +115,7 @@ def test_file_held_by_windows_is_tried_again(monkeypatch):
         return "answer", {}
     monkeypatch.setattr(viewer, "load_answer", load)
     monkeypatch.setattr(viewer.time, "sleep", lambda seconds: None)
-    assert viewer.load_latest("latest.pth", "cpu") == ("answer", {})
+    assert viewer.load_latest(RunFiles(Path(), "phase1_deepsa"), "cpu") == ("answer", {})
 
 
 def test_damaged_checkpoint_is_not_tried_again(monkeypatch):
@@ -123,7 +124,7 @@ def test_damaged_checkpoint_is_not_tried_again(monkeypatch):
     monkeypatch.setattr(viewer, "load_answer", load)
     monkeypatch.setattr(viewer.time, "sleep", lambda seconds: pytest.fail("tried again"))
     with pytest.raises(CheckpointError):
-        viewer.load_latest("latest.pth", "cpu")
+        viewer.load_latest(RunFiles(Path(), "phase1_deepsa"), "cpu")
 
 
 def case(dice_deepsa, dice_truth):

@@ -21,16 +21,19 @@ from utils.files import write_text_atomic
 from utils.history import read_history
 from utils.run_files import RunFiles
 
-STAGE, CASS_STAGE, OBSTRUCTION_STAGE = "phase1_deepsa", "phase2_cass", "phase3_obstruction"
+STAGE, CASS_STAGE, OBSTRUCTION_STAGE, LUMEN_STAGE = (
+    "phase1_deepsa", "phase2_cass", "phase3_obstruction", "phase4_quantitative")
 DEMO = Path("outputs/demo")
 # What fits into 30 minutes on two CPU cores; see LOG.md for the runs that settled these.
 PHANTOM = "--patients 110 --image-size 512 --frames 8 --seed 1 --workers 2".split()
-TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 14 --lr 2e-3 --backbone-lr-scale 0.5 "
-            "--eval-every 4 --num-workers 0").split()
-SEGMENT_TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 6 --lr 1e-3 "
-                    "--backbone-lr-scale 0.5 --eval-every 3 --drawn-trees 6 --num-workers 0").split()
-OBSTRUCTION_TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 2 --epochs 6 --lr 1e-3 "
-                        "--backbone-lr-scale 0.5 --eval-every 6 --num-workers 0").split()
+TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 10 --lr 2e-3 --backbone-lr-scale 0.5 "
+            "--eval-every 5 --num-workers 0").split()
+SEGMENT_TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 4 --epochs 5 --lr 1e-3 "
+                    "--backbone-lr-scale 0.5 --eval-every 5 --drawn-trees 6 --num-workers 0").split()
+OBSTRUCTION_TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 2 --epochs 5 --lr 1e-3 "
+                        "--backbone-lr-scale 0.5 --eval-every 5 --num-workers 0").split()
+LUMEN_TRAINING = ("--backbone sam3-tiny --world-size 2 --batch-size 2 --epochs 4 --lr 1e-3 "
+                  "--backbone-lr-scale 0.5 --eval-every 4 --num-workers 0").split()
 SEGMENT_SCORES = {
     "top1_pointed": "pointed: which segment is this? share that is right",
     "macro_f1_pointed": "  mean F1 of the classes",
@@ -50,6 +53,15 @@ OBSTRUCTION_SCORES = {
     "fp_per_frame_final": "  false positives a frame in treated segments (FINAL)",
 }
 
+# Against what Medis recorded; lesions are those of at least 20 %DS.
+LUMEN_SCORES = {
+    "dice_lumen": "lumen of the analysed segment, in the box of its contours (Dice)",
+    "surface_mm": "  mean distance of its edges (mm)",
+    "measured_share": "  share that could be measured",
+    "mld_mae_mm_lesions": "  lesions: mean error of the MLD (mm)",
+    "ds_mae_points_lesions": "  lesions: of the stenosis (points of %DS)",
+}
+
 
 class Step(NamedTuple):
     """One command of the demo: arguments for Python, and the folder that it alone writes, if any."""
@@ -67,6 +79,8 @@ def build_steps(demo: Path) -> list[Step]:
     segments_best = str(RunFiles(segments, CASS_STAGE).best)
     obstructions = demo / "phase3_checkpoints"
     obstructions_best = str(RunFiles(obstructions, OBSTRUCTION_STAGE).best)
+    lumens = demo / "phase4_checkpoints"
+    lumens_best = str(RunFiles(lumens, LUMEN_STAGE).best)
     data = ["--data-csv", str(csv_path)]
     return [
         Step("Make a phantom data set: simulated angiograms with exact truth",
@@ -83,8 +97,8 @@ def build_steps(demo: Path) -> list[Step]:
              ["train_stage1_deepsa.py", *data, *TRAINING, "--eval-only", "--init-from", best,
               "--checkpoint-dir", str(demo / "evaluation")], "evaluation"),
         Step("Measure the use of view angles",
-             ["test_view_angle_impact.py", *data, "--checkpoint", best, "--out", str(demo / "view_angles")],
-             "view_angles"),
+             ["test_view_angle_impact.py", *data, "--checkpoint", best, "--limit", "24", "--grid-frames", "2",
+              "--out", str(demo / "view_angles")], "view_angles"),
         Step("Predict on held-out frames",
              ["predict.py", *data, "--split", "val", "--limit", "8", "--checkpoint", best,
               "--out", str(demo / "predictions")], "predictions"),
@@ -110,13 +124,18 @@ def build_steps(demo: Path) -> list[Step]:
         Step("Validate it on patients it never saw",
              ["train_stage3_obstructions.py", *data, *OBSTRUCTION_TRAINING, "--eval-only", "--init-from",
               obstructions_best, "--checkpoint-dir", str(demo / "phase3_evaluation")], "phase3_evaluation"),
-        Step("Measure its use of view angles",
-             ["test_view_angle_impact.py", *data, "--checkpoint", obstructions_best, "--limit", "16",
-              "--grid-frames", "2", "--out", str(demo / "phase3_view_angles")], "phase3_view_angles"),
-        Step("Find obstructions in held-out frames, and name their segments",
+        Step("Train phase 4 from phase 2: draw the lumen so exactly that it can be measured",
+             ["train_stage4_quantitative.py", *data, *LUMEN_TRAINING, "--init-from", segments_best,
+              "--checkpoint-dir", str(lumens), "--resume"], "phase4_checkpoints"),
+        Step("Draw its lumens as one would during training",
+             ["test_model_during_training.py", *data, "--checkpoint-dir", str(lumens)], None),
+        Step("Validate it on patients it never saw: QCA against Medis",
+             ["train_stage4_quantitative.py", *data, *LUMEN_TRAINING, "--eval-only", "--init-from", lumens_best,
+              "--checkpoint-dir", str(demo / "phase4_evaluation")], "phase4_evaluation"),
+        Step("The whole chain on held-out frames: find obstructions, name their segments, measure them, report",
              ["predict.py", *data, "--split", "val", "--limit", "8", "--checkpoint", segments_best,
-              obstructions_best, "--cine-frames", "1",  # these cines have but eight frames: too far apart to follow
-              "--out", str(demo / "phase3_predictions")], "phase3_predictions"),
+              obstructions_best, lumens_best, "--cine-frames", "1",  # these cines have but eight frames, far apart
+              "--out", str(demo / "report")], "report"),
     ]
 
 
@@ -191,7 +210,10 @@ def build_summary(demo: Path, records: Sequence[dict]) -> dict:
     obstructions = json.loads(
         RunFiles(demo / "phase3_evaluation", OBSTRUCTION_STAGE).metrics.read_text(encoding="utf-8"))
     summary |= {f"phase3_{name}": obstructions[name] for name in OBSTRUCTION_SCORES}
-    summary |= {"metrics": metrics, "phase2_metrics": segments, "phase3_metrics": obstructions}
+    lumens = json.loads(RunFiles(demo / "phase4_evaluation", LUMEN_STAGE).metrics.read_text(encoding="utf-8"))
+    summary |= {f"phase4_{name}": lumens[name] for name in LUMEN_SCORES}
+    summary |= {"metrics": metrics, "phase2_metrics": segments, "phase3_metrics": obstructions,
+                "phase4_metrics": lumens}
     summary["steps"] = [
         {"title": record["title"], "seconds": round(record["seconds"], 1)} for record in records
     ]
@@ -209,9 +231,11 @@ def print_summary(demo: Path, summary: dict) -> None:
     print_scores(SEGMENT_SCORES, summary["phase2_metrics"])
     print("\nObstructions of at least 50 %DS in the segments that were analysed (phase 3, likewise):")
     print_scores(OBSTRUCTION_SCORES, summary["phase3_metrics"])
-    print("\nPictures:")
+    print("\nLumens of the analysed segments, measured (phase 4, likewise):")
+    print_scores(LUMEN_SCORES, summary["phase4_metrics"])
+    print(f"\nReport of the whole chain: {demo / 'report' / 'report.html'}\nPictures:")
     for picture in sorted(demo.glob("*/*.png")):
-        if not picture.stem.endswith(("_mask", "_probability", "_segments")):  # for programs to read, not for eyes
+        if not picture.stem.endswith(("_mask", "_probability", "_segments", "_lumen")):  # for programs to read, not for eyes
             print(f"  {picture}")
     print(f"Figures: {demo / 'summary.json'}")
 
