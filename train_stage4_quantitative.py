@@ -59,19 +59,19 @@ def build_model(args: argparse.Namespace, resumes: bool) -> tuple[torch.nn.Modul
 
 def quantitative_losses(output: LumenOutput, batch: dict) -> dict[str, torch.Tensor]:
     """Per-sample losses (B,): the lumen's area and its edge, see `utils.lumen_losses`."""
-    parts = lumen_losses(output.lumen_logits, output.distance, batch["lumen"], batch["distance"])
+    parts = lumen_losses(output.lumen_logits, output.distance, *(batch[name] for name in ("lumen", "distance", "known")))
     loss = AREA_WEIGHT * parts["area"] + EDGE_WEIGHT * parts["edge"]
     return {"loss": loss, **{name: value.detach() for name, value in parts.items()}}
 
 
 def compute_loss(model: torch.nn.Module, batch: dict) -> dict[str, torch.Tensor]:
     """Per-sample losses (B,) of a batch, see `quantitative_losses`."""
-    return quantitative_losses(model(batch["image"], batch["view_deg"], batch["box"]), batch)
+    return quantitative_losses(model(batch["image"], batch["view_deg"], batch["box"], batch["ends"]), batch)
 
 
 def score_batch(model: torch.nn.Module, batch: dict) -> list[dict]:
     """One record a crop: scores of its lumen, and its measurements beside those of Medis."""
-    output = model(batch["image"], batch["view_deg"], batch["box"])
+    output = model(batch["image"], batch["view_deg"], batch["box"], batch["ends"])
     losses, rows = quantitative_losses(output, batch)["loss"].tolist(), batch["row"].tolist()
     records = []
     for index, (row, loss) in enumerate(zip(rows, losses, strict=True)):

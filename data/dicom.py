@@ -135,6 +135,22 @@ def _display_table(dataset: pydicom.Dataset, sample: np.ndarray) -> np.ndarray:
     return np.rint(255 * (1 - grey if inverse else grey)).astype(np.uint8)
 
 
+def read_dicom_header(path: str | Path) -> pydicom.Dataset:
+    """Read a DICOM file without its pixels. Raises DataError, naming the file, for what is no DICOM."""
+    return _read_dataset(Path(path), stop_before_pixels=True)
+
+
+def _read_dataset(path: Path, *, stop_before_pixels: bool = False) -> pydicom.Dataset:
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
+    except InvalidDicomError as error:
+        raise DataError(f"{path}: not a DICOM file (no DICM after the preamble)") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    except Exception as error:      # damaged bytes surface as whatever error pydicom meets first
+        raise _damaged(path, error) from error
+
+
 class DicomCine:
     """A DICOM cine opened for reading single frames; only compressed bytes and one frame are held in memory.
 
@@ -143,14 +159,7 @@ class DicomCine:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        try:
-            self._dataset = pydicom.dcmread(self.path)
-        except InvalidDicomError as error:
-            raise DataError(f"{self.path}: not a DICOM file (no DICM after the preamble)") from error
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be read ({error})") from error
-        except Exception as error:      # damaged bytes surface as whatever error pydicom meets first
-            raise _damaged(self.path, error) from error
+        self._dataset = _read_dataset(self.path)
         self.header = self._checked_header()
         self._table: np.ndarray | None = None
 

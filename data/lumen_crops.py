@@ -3,7 +3,7 @@
     crop = crop_around(box_px, side_px=336)
     picture = cut_out(frame, crop)                       # uint8 (336, 336, 3)
     left, right = crop.to_crop(contours.left_edge), crop.to_crop(contours.right_edge)
-    coverage, distance_px = lumen_maps(left, right, 336)
+    maps = lumen_maps(left, right, 336)                  # maps.coverage, maps.distance
 
 A 3 mm artery is 10 to 15 px wide and 0.1 mm is half a pixel: what is measured must not be drawn coarser than the
 frame. Unlike a whole frame, a crop is never stretched: a pixel is as wide as high.
@@ -19,8 +19,11 @@ import numpy as np
 from data.masks import fill_tube
 
 MARGIN_SHARE = 0.15  # of the box's longer side, left around it: the vessel before and behind, and room for a wrong box
-LEAST_SIDE_SHARE = 0.1  # of the frame's longer side: a crop of a few pixels shows no vessel's course
+# Of the frame's longer side, about 40 mm: short segments magnified to fill the crop would be vessels five times as wide
+# as long ones, which no network that has to learn both draws well (measured, see LOG.md).
+LEAST_SIDE_SHARE = 0.3
 FINE_SIDE_PX = 1008  # of the picture that maps are drawn in, at least: an edge is then known to a tenth of a pixel
+BEYOND_WIDTHS = 2.0  # of the lumen at its end: how far the vessel goes on that was not drawn, about
 FARTHEST_PX = 6.0  # of an edge: farther off, how far does not say where the edge is
 
 
@@ -83,22 +86,55 @@ def cut_out(frame: np.ndarray, crop: Crop) -> np.ndarray:
     return cv2.resize(large, size, interpolation=cv2.INTER_AREA)
 
 
-def lumen_maps(left_px: np.ndarray, right_px: np.ndarray, side_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """The lumen between two edges (n, 2) px, opposite each other, in a square of `side_px`, float32 (side, side) each.
+class LumenMaps(NamedTuple):
+    """The lumen of a square of S px, float32 (S, S) each. coverage: the share of each pixel that is lumen. distance: from
+    its centre to the nearest wall, in px, positive inside, within `FARTHEST_PX`; where a segment was cut off from the
+    vessel that goes on there is no wall. known: 1 where that distance is, 0 beyond the cuts, where nobody drew a wall."""
 
-    Coverage: the share of each pixel that is lumen. Distance: from its centre to the nearest edge, in px, positive
-    inside, at most `FARTHEST_PX`.
-    """
+    coverage: np.ndarray
+    distance: np.ndarray
+    known: np.ndarray
+
+
+def lumen_maps(left_px: np.ndarray, right_px: np.ndarray, side_px: int) -> LumenMaps:
+    """The lumen between two edges (n, 2) px, opposite each other, in a square of `side_px`."""
     fine = max(2, round(FINE_SIDE_PX / side_px))
-    reach = side_px * fine
-    mask = np.zeros((reach, reach), bool)
+    mask, longer = (np.zeros((side_px * fine,) * 2, bool) for _ in range(2))
     # A mask's pixel counts when its centre is inside, so pixel centres go to centres.
     left, right = ((np.asarray(edge, float) + 0.5) * fine - 0.5 for edge in (left_px, right_px))
     fill_tube(mask, left, right, True)
+    cuts = [_beyond(left[::way], right[::way]) for way in (-1, 1)]
+    longer |= mask
+    for end in cuts:
+        fill_tube(longer, *end, True)
     size = (side_px, side_px)
     coverage = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    distance = _signed_distance(mask, FARTHEST_PX * fine) / fine
-    return coverage, cv2.resize(distance, size, interpolation=cv2.INTER_AREA)
+    distance = cv2.resize(_signed_distance(longer, FARTHEST_PX * fine) / fine, size, interpolation=cv2.INTER_AREA)
+    known = np.ones(size, np.float32)
+    for end_left, end_right in cuts:
+        known[_is_beyond((end_left + 0.5) / fine - 0.5, (end_right + 0.5) / fine - 0.5, side_px)] = 0
+    return LumenMaps(coverage, distance, known)
+
+
+def _beyond(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Edges (2, 2) of the vessel beyond the last points of two edges (n, 2): straight on, as wide as there."""
+    middle, across = (left + right) / 2, right[-1] - left[-1]
+    width = np.linalg.norm(across)
+    before = np.flatnonzero(np.linalg.norm(middle - middle[-1], axis=1) >= width / 2)
+    along = middle[-1] - middle[before[-1] if len(before) else 0]
+    along = along / max(np.linalg.norm(along), 1e-9) * BEYOND_WIDTHS * width
+    return np.stack([left[-1], left[-1] + along]), np.stack([right[-1], right[-1] + along])
+
+
+def _is_beyond(left: np.ndarray, right: np.ndarray, side_px: int) -> np.ndarray:
+    """Bool (S, S): beside and in a piece of vessel (2, 2) from a cut on, as far as its walls are asked for."""
+    start, along = (left[0] + right[0]) / 2, left[1] - left[0]
+    length, width = max(np.linalg.norm(along), 1e-9), np.linalg.norm(right[0] - left[0])
+    along = along / length
+    y, x = np.mgrid[:side_px, :side_px]
+    offset = np.stack([x - start[0], y - start[1]], axis=-1)
+    ahead, aside = offset @ along, np.abs(offset @ np.array([-along[1], along[0]]))
+    return (ahead > 0) & (ahead < length + FARTHEST_PX) & (aside < width / 2 + FARTHEST_PX)
 
 
 def _signed_distance(mask: np.ndarray, farthest: float) -> np.ndarray:

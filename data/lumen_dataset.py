@@ -27,6 +27,8 @@ from qca.diameters import match_edges
 
 BOX_NOISE = 0.05  # SD by which each side of the box is off in training, of the longer side: models draw boxes so
 MOST_INWARD = 0.25  # of the box's own width or height
+ENDS_NOISE = 0.02  # SD of each of the two ends that are pointed at, of the crop's side
+ENDS_PROBABILITY = 0.7  # that they are
 PART_PROBABILITY = 0.5  # of a box around a part of the segment: a box decides where a lumen ends
 LEAST_PART = 0.5  # of the segment's length
 
@@ -41,6 +43,11 @@ class Section(NamedTuple):
     def box_px(self) -> np.ndarray:
         """x0, y0, x1, y1."""
         return box_around(self.left, self.right)
+
+    @property
+    def ends_px(self) -> np.ndarray:
+        """(2, 2): the middle of its first and of its last cross-section."""
+        return ((self.left + self.right) / 2)[[0, -1]]
 
 
 class LumenDataset(Dataset):
@@ -72,9 +79,9 @@ class LumenDataset(Dataset):
         """The sample of row `key`, or of (row, epoch); without an epoch it is epoch 0's.
 
         Returns `image` float32 (3, S, S) in [0, 1], RGB; `box` float32 (4,), x0, y0, x1, y1 px of the crop, what the
-        lumen is asked for in; `view_deg` float32 (2,) primary and secondary angle, nan = unknown; `lumen` float32
-        (1, S, S), the share of each pixel that is lumen; `distance` float32 (1, S, S) px of the crop to its edge,
-        positive inside, at most `FARTHEST_PX`; `row`, the position in the table. With `frame_masks` also `frame_crop`,
+        lumen is asked for in; `ends` float32 (2, 2), (x, y) px of the crop about the segment's ends, all nan = not
+        pointed at; `view_deg` float32 (2,) primary and secondary angle, nan = unknown; `lumen` float32
+        (1, S, S), the share of each pixel that is lumen; `distance` and `known` float32 (1, S, S), see `LumenMaps`; `row`, the position in the table. With `frame_masks` also `frame_crop`,
         the Crop, `frame_contours`, the Contours, and `frame_size`, (height, width).
         Raises DataError when a file has changed since the check.
         """
@@ -87,16 +94,20 @@ class LumenDataset(Dataset):
         if self.augment:
             rng = np.random.default_rng([self.seed, epoch, index])
             image, crop, box, section = self._vary(frame, section, rng)
+            ends = crop.to_crop(section.ends_px) + rng.normal(0, ENDS_NOISE, (2, 2)) * self.image_size
+            ends = ends if rng.random() < ENDS_PROBABILITY else np.full((2, 2), np.nan)
             view_deg = hide_angles(view_deg, self.view_dropout, np.random.default_rng([self.seed, epoch, index, 1]))
         else:
             box = section.box_px
             crop = crop_around(box, side_px=self.image_size, frame_side_px=max(frame.shape))
             image, box = cut_out(frame, crop).astype(np.float32) / np.float32(255), crop.to_crop(box.reshape(2, 2))
-        coverage, distance = lumen_maps(crop.to_crop(section.left), crop.to_crop(section.right), self.image_size)
+            ends = crop.to_crop(section.ends_px)
+        maps = lumen_maps(crop.to_crop(section.left), crop.to_crop(section.right), self.image_size)
         sample = {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             "box": torch.from_numpy(box.astype(np.float32).ravel()), "view_deg": view_deg, "row": int(index),
-            "lumen": torch.from_numpy(coverage)[None], "distance": torch.from_numpy(distance)[None],
+            "ends": torch.from_numpy(ends.astype(np.float32)), "lumen": torch.from_numpy(maps.coverage)[None],
+            "distance": torch.from_numpy(maps.distance)[None], "known": torch.from_numpy(maps.known)[None],
         }
         if self.frame_masks:
             sample |= {"frame_crop": crop, "frame_size": frame.shape[:2],

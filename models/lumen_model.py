@@ -21,8 +21,8 @@ LEFT_BEHIND = ("pooled_head.", "map_head.", "analysed_head.", "obstruction_head.
 class LumenOutput(NamedTuple):
     """What the stage 4 model says of crops (B, 3, S, S).
 
-    lumen_logits (B, 1, S, S): lumen of the segment that was asked for, or not. distance (B, 1, S, S): to its edge in px
-    of the crop, positive inside; meant near the edge, where it was learned.
+    lumen_logits (B, 1, S, S): lumen of the segment that was asked for, or not. distance (B, 1, S, S): to its wall in px
+    of the crop, positive inside; meant near the wall, where it was learned.
     """
 
     lumen_logits: torch.Tensor
@@ -30,23 +30,25 @@ class LumenOutput(NamedTuple):
 
 
 class SAM3LumenModel(SAM3DeepSAModel):
-    """Crop (B, 3, S, S) in [0, 1], view angles (B, 2) in degrees (nan = unknown) and box (B, 4), x0, y0, x1, y1 px of
-    the crop, to `LumenOutput`."""
+    """Crop (B, 3, S, S) in [0, 1], view angles (B, 2) in degrees (nan = unknown), box (B, 4), x0, y0, x1, y1 px of the
+    crop, and the segment's two ends (B, 2, 2) px, all nan = not given, to `LumenOutput`."""
 
     def __init__(self, *, lumen_head: nn.Module, **parts: nn.Module | None):
         super().__init__(**parts)
         self.lumen_head = lumen_head
 
-    def forward(self, image: torch.Tensor, view_deg: torch.Tensor, box: torch.Tensor) -> LumenOutput:
-        return self.decode(self.encode_image(image) | {"box": box}, view_deg)
+    def forward(
+        self, image: torch.Tensor, view_deg: torch.Tensor, box: torch.Tensor, ends: torch.Tensor
+    ) -> LumenOutput:
+        return self.decode(self.encode_image(image) | {"box": box, "ends": ends}, view_deg)
 
     def decode(self, features: dict, view_deg: torch.Tensor) -> LumenOutput:
-        """Return the `LumenOutput` for `features` of `encode_image`, with `box`, seen from `view_deg` (B, 2)."""
+        """Return the `LumenOutput` for `features` of `encode_image`, with `box` and `ends`, seen from `view_deg` (B, 2)."""
         pyramid, image = features["pyramid"], features["image"]
         if self.view_encoder is not None:
             pyramid = self.fusion(pyramid, self.view_encoder(view_deg))
         vessel_logits, fine = self.segmentation_head.decode(pyramid, image)
-        return LumenOutput(*self.lumen_head(fine, vessel_logits, image, features["box"]))
+        return LumenOutput(*self.lumen_head(fine, vessel_logits, image, features["box"], features["ends"]))
 
 
 def build_lumen_model(*, backbone: str, image_size: int, use_view: bool = True,

@@ -47,6 +47,8 @@ def test_a_validation_sample_shows_the_segment_in_its_box(table):
     length = np.linalg.norm(np.diff(contours.centerline, axis=0), axis=1).sum()
     assert area_px == pytest.approx(widths.mean() * length, rel=0.03)
     assert sample["frame_size"] == (96, 96)
+    for end, point in zip(sample["ends"].numpy(), contours.centerline[[0, -1]], strict=True):
+        np.testing.assert_allclose(end, crop.to_crop(point), atol=0.5)
 
 
 def test_training_samples_are_a_function_of_seed_epoch_and_row(table):
@@ -58,7 +60,7 @@ def test_training_samples_are_a_function_of_seed_epoch_and_row(table):
 
 def test_boxes_and_asked_parts_vary_and_stay_about_the_lumen(table):
     dataset = LumenDataset(table, image_size=SIDE, augment=True, seed=0)
-    areas, offs = [], []
+    areas, offs, pointed = [], [], []
     for epoch in range(40):
         sample = dataset[0, epoch]
         rows, columns = np.nonzero(sample["lumen"][0].numpy() > 0.5)
@@ -67,6 +69,8 @@ def test_boxes_and_asked_parts_vary_and_stay_about_the_lumen(table):
         offs.append(np.array([columns.min() - x0, rows.min() - y0, columns.max() - x1, rows.max() - y1]) / size)
         areas.append((sample["lumen"] > 0.5).float().mean().item())
         assert x1 > x0 and y1 > y0
+        pointed.append(not sample["ends"].isnan().any())
+    assert 20 <= sum(pointed) <= 36  # of 40
     offs = np.abs(offs)
     assert 0.02 < offs.mean() < 0.1 and offs.max() < 0.35
     assert min(areas) > 0.01 and max(areas) > 1.5 * min(areas)
@@ -83,7 +87,7 @@ def test_a_part_is_a_stretch_of_the_segment_and_the_rest_is_no_lumen(table):
     assert LEAST_PART - 0.01 <= min(lengths) < 0.6 and 0.9 < max(lengths) <= 1
     half = Section(section.left[: points // 2], section.right[: points // 2])
     crop = crop_around(section.box_px, side_px=SIDE, frame_side_px=96)
-    coverage, _ = lumen_maps(crop.to_crop(half.left), crop.to_crop(half.right), SIDE)
+    coverage, _, _ = lumen_maps(crop.to_crop(half.left), crop.to_crop(half.right), SIDE)
     x, y = np.rint(crop.to_crop((section.left + section.right)[[points // 4, 3 * points // 4]] / 2)).astype(int).T
     assert coverage[y[0], x[0]] == 1 and coverage[y[1], x[1]] == 0
 

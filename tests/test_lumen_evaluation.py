@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.lumen_crops import crop_around, lumen_maps
-from models.lumen_head import box_channels
+from models.lumen_head import prompt_channels
 from models.lumen_model import LumenOutput
 from qca.agreement import AGREEMENT_SCORES, agreement_counts, agreement_figure, agreement_of, agreement_scores
 from qca.calibration import Calibration
@@ -34,8 +34,11 @@ def lumen_of(widths=WIDTHS, side=336, shift_px=0.0):
     points = np.concatenate([left, right])
     box = np.concatenate([points.min(axis=0), points.max(axis=0)])
     crop = crop_around(box, side_px=side, frame_side_px=160)
-    coverage, distance = lumen_maps(crop.to_crop(left), crop.to_crop(right), side)
-    output = LumenOutput(torch.zeros(1, 1, side, side), torch.from_numpy(distance)[None, None] + shift_px)
+    maps = lumen_maps(crop.to_crop(left), crop.to_crop(right), side)
+    coverage, shifted = maps.coverage, torch.from_numpy(maps.distance)[None, None] + shift_px
+    # Its probability is sure of the lumen and of as much around it as the shift adds, but not beyond the cuts.
+    inside = (shifted > -2) & (torch.from_numpy(maps.known) > 0)
+    output = LumenOutput(torch.where(inside, 9.0, -9.0), shifted)
     lumen = PredictedLumen(share=share_of_lumen(output, 0), crop=crop, box_px=tuple(box), frame_size=(160, 160))
     return lumen, coverage
 
@@ -160,30 +163,38 @@ def test_losses_are_least_for_the_truth_and_count_what_is_near_an_edge():
     _, coverage = lumen_of(side=112)
     left, right = edges_of(LINE, WIDTHS)
     crop = lumen_of(side=112)[0].crop
-    distance = torch.from_numpy(lumen_maps(crop.to_crop(left), crop.to_crop(right), 112)[1])[None, None]
+    maps = lumen_maps(crop.to_crop(left), crop.to_crop(right), 112)
+    distance, known = (torch.from_numpy(part)[None, None] for part in (maps.distance, maps.known))
     lumen = torch.from_numpy(coverage)[None, None]
     logits = torch.logit(lumen.clamp(1e-4, 1 - 1e-4))
-    exact = lumen_losses(logits, distance, lumen, distance)
+    exact = lumen_losses(logits, distance, lumen, distance, known)
     assert exact["edge"].item() == 0 and exact["dice"].item() > 0.95 and exact["area"].shape == (1,)
-    off = lumen_losses(logits, distance + 1, lumen, distance)
+    off = lumen_losses(logits, distance + 1, lumen, distance, known)
     assert off["edge"].item() == pytest.approx(1.0)
+    unknown = lumen_losses(logits, distance + 9 * (1 - known), lumen, distance, known)
+    assert (known == 0).any() and unknown["edge"].item() == 0
     far = (distance.abs() > EDGE_BAND_PX).float()
-    assert lumen_losses(logits, distance + far, lumen, distance)["edge"].item() < 0.3
+    assert lumen_losses(logits, distance + far, lumen, distance, known)["edge"].item() < 0.3
     # One value a sample: a second one does not change the first.
     both = lumen_losses(*(torch.cat([x, x.flip(-1)]) for x in (logits, distance + 1, lumen)),
-                        torch.cat([distance, distance]))
+                        *(torch.cat([x, x]) for x in (distance, known)))
     assert both["edge"][0].item() == pytest.approx(1.0)
 
 
-def test_box_channels_say_what_is_asked_for():
-    channels = box_channels(torch.tensor([[8.0, 16.0, 39.0, 23.0]]), 16, 64)
-    assert channels.shape == (1, 3, 16, 16)
+NO_ENDS = torch.full((1, 2, 2), torch.nan)
+
+
+def test_prompt_channels_say_what_is_asked_for():
+    channels = prompt_channels(torch.tensor([[8.0, 16.0, 39.0, 23.0]]), torch.tensor([[[10.0, 18.0], [37.0, 21.0]]]), 16, 64)
+    assert channels.shape == (1, 4, 16, 16)
     rows, columns = torch.nonzero(channels[0, 0], as_tuple=True)
     assert (columns.min().item(), columns.max().item(), rows.min().item(), rows.max().item()) == (2, 9, 4, 5)
     assert channels[0, 1, 0, 0] < -1 and channels[0, 1, 0, 2].item() == pytest.approx(-1, abs=0.2)
     assert channels.abs().max() <= 2
-    degenerate = box_channels(torch.tensor([[5.0, 5.0, 5.0, 5.0]]), 16, 64)
-    assert torch.isfinite(degenerate).all()
+    near = channels[0, 3]
+    assert near[4, 2] > 0.8 and near[5, 9] > 0.8 and near[4, 6] < 0.01
+    degenerate = prompt_channels(torch.tensor([[5.0, 5.0, 5.0, 5.0]]), NO_ENDS, 16, 64)
+    assert torch.isfinite(degenerate).all() and degenerate[0, 3].max() == 0
 
 
 def test_pictures_are_written(tmp_path):

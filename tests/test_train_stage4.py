@@ -112,11 +112,12 @@ def test_a_run_leaves_its_files_and_metrics(trained):
 def test_its_checkpoint_opens_and_answers(trained):
     model, checkpoint = load_model(trained[0].best)
     assert checkpoint["stage"] == "phase4_quantitative" and not model.training
-    box = torch.tensor([[50.0, 60.0, 200.0, 300.0]])
-    output = model(torch.rand(1, 3, 336, 336), torch.tensor([[10.0, torch.nan]]), box)
+    image, view_deg, box = torch.rand(1, 3, 336, 336), torch.tensor([[10.0, torch.nan]]), torch.tensor([[50.0, 60, 200, 300]])
+    ends = torch.full((1, 2, 2), torch.nan)
+    output = model(image, view_deg, box, ends)
     assert output.lumen_logits.shape == output.distance.shape == (1, 1, 336, 336)
-    other = model(torch.rand(1, 3, 336, 336), torch.tensor([[10.0, torch.nan]]), box + 30)
-    assert not torch.equal(output.distance, other.distance)
+    for other in ((box + 30, ends), (box, torch.tensor([[[60.0, 70.0], [190.0, 290.0]]]))):
+        assert not torch.equal(output.distance, model(image, view_deg, *other).distance)
 
 
 def test_eval_only_gives_the_runs_own_figures(csv_path, trained, tmp_path):

@@ -25,7 +25,7 @@ from qca.placing import nearest_lesion
 from utils.lumen_evaluation import QUANTITIES, compare_measurement, scale_of, summarise_agreement
 from utils.lumen_prediction import EDGE, PredictedLumen, measure_predicted
 from utils.obstruction_matching import Detection
-from utils.quantify import box_to_ask_for
+from utils.quantify import request_for
 from utils.segment_report import find_segments
 
 WAYS = {
@@ -49,7 +49,7 @@ def chain_of_row(
     frame, contours = read_frame(row["cine_path"], int(row["frame_index"])), read_contours(row["contours_path"])
     view_deg = (float(row["primary_angle"]), float(row["secondary_angle"]))
     section = section_of(contours)
-    lumen = draw_lumen(frame, tuple(section.box_px.tolist()), view_deg=view_deg)
+    lumen = draw_lumen(frame, tuple(section.box_px.tolist()), view_deg=view_deg, ends_px=section.ends_px)
     record = {"found": False, "true_box_true_lumen": _compared(true_lumen(section, lumen), contours, None),
               "true_box_predicted_lumen": _compared(lumen, contours, None)}
     found = answer(frame=frame, view_deg=view_deg)
@@ -57,8 +57,8 @@ def chain_of_row(
     if detection is None:
         return record
     names = None if found.segments is None else find_segments(found.segments, threshold=vessel_threshold).names
-    box, _ = box_to_ask_for(detection, names, frame.shape[:2])
-    lumen = draw_lumen(frame, box, view_deg=view_deg)
+    asked = request_for(detection, names, frame.shape[:2])
+    lumen = draw_lumen(frame, asked.box_px, ends_px=asked.ends_px, view_deg=view_deg)
     return record | {
         "found": True, "predicted_box_true_lumen": _compared(true_lumen(section, lumen), contours, detection),
         WHOLE_CHAIN: _compared(lumen, contours, detection),
@@ -75,8 +75,8 @@ def true_lumen(section: Section, predicted: PredictedLumen) -> PredictedLumen:
     share = np.zeros_like(predicted.share)
     if len(longest) >= LEAST_POINTS:
         part = slice(longest[0], longest[-1] + 1)
-        distance = lumen_maps(crop.to_crop(section.left[part]), crop.to_crop(section.right[part]), crop.side_px)[1]
-        share = np.clip(distance + EDGE, 0, 1)
+        maps = lumen_maps(crop.to_crop(section.left[part]), crop.to_crop(section.right[part]), crop.side_px)
+        share = np.where(maps.coverage > 0, np.clip(maps.distance + EDGE, 0, 1), 0).astype(np.float32)
     return replace(predicted, share=share)
 
 

@@ -56,9 +56,9 @@ def predict_case(row: pd.Series, draw_lumen: Callable, checkpoint: Mapping) -> C
     """Draw and measure one row's analysed segment in the box of its contours; draw_lumen: of `load_lumen_model`."""
     frame, contours = read_frame(row["cine_path"], int(row["frame_index"])), read_contours(row["contours_path"])
     view_deg, section = (float(row["primary_angle"]), float(row["secondary_angle"])), section_of(contours)
-    lumen = draw_lumen(frame, section.box_px, view_deg=view_deg)
+    lumen = draw_lumen(frame, section.box_px, view_deg=view_deg, ends_px=section.ends_px)
     crop, measured, failure = lumen.crop, None, ""
-    true, _ = lumen_maps(crop.to_crop(section.left), crop.to_crop(section.right), crop.side_px)
+    true = lumen_maps(crop.to_crop(section.left), crop.to_crop(section.right), crop.side_px).coverage
     try:
         measured = measure_predicted(lumen, scale_of(contours))
     except QcaError as error:
