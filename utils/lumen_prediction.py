@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from skimage.filters import apply_hysteresis_threshold
 from skimage.graph import route_through_array
 from skimage.measure import label
@@ -31,6 +32,8 @@ EDGE = 0.5  # of a share of lumen, and of its probability
 LEAST_PIECE = 0.1  # of the largest piece of a lumen: smaller ones are of other vessels, where its ends are not known
 WAY_CELLS, LEAST_PROBABILITY = 170, 0.02  # a way along a lumen: on so many cells a side; what a gap costs at least
 BESIDE_SHARE = 0.02  # of the side: half as far as a main artery is wide, beside such a way
+# Of the vessel's radius, which is looked for so far along the way, of the side: what is farther off is a side branch.
+ARM_RADII, REACH_SHARE = 2.2, 0.015
 HOLE_SHARE = 0.05  # of the side: the width of a hole in a lumen that is doubt, not a loop of the vessel
 FAINT = 0.2  # probability from which a place next to surer ones belongs to the lumen: a tight lesion is hardly seen
 
@@ -87,7 +90,23 @@ def course_of_lumen(probability: np.ndarray, share: np.ndarray, ends_px: np.ndar
     met = np.setdiff1d(pieces[way], 0)
     beside = cv2.dilate(way.astype(np.uint8), np.ones((2 * round(BESIDE_SHARE * len(way)) + 1,) * 2, np.uint8)) > 0
     between = beside & (share >= EDGE)
-    return np.isin(pieces, met) | between if len(met) else region
+    return _without_arms(np.isin(pieces, met) | between, way, ends_px) if len(met) else region
+
+
+def _without_arms(region: np.ndarray, way: np.ndarray, ends_px: np.ndarray) -> np.ndarray:
+    """A region less what lies farther from the way along it, bool (S, S) each, than the vessel is wide there, and less
+    what lies beyond the ends of the way, (2, 2) px."""
+    steps, places = np.argwhere(way), np.argwhere(region)
+    radius = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # The way runs anywhere in the lumen: its middle, the largest radius, is nearby.
+    reach = 2 * round(REACH_SHARE * len(region)) + 1
+    widest = cv2.dilate(radius, np.ones((reach, reach), np.uint8))[way]
+    away, nearest = cKDTree(steps).query(places)
+    _, at_an_end = cKDTree(steps).query(np.asarray(ends_px)[:, ::-1])
+    allowed = np.where(np.isin(nearest, at_an_end), 1.0, ARM_RADII)
+    kept = np.zeros_like(region)
+    kept[tuple(places[away <= allowed * widest[nearest] + 1].T)] = True
+    return kept
 
 
 def _likeliest_way(probability: np.ndarray, ends_px: np.ndarray) -> np.ndarray:
