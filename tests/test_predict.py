@@ -52,6 +52,11 @@ def record(out, name):
     return json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def input_files(out):
+    """The JSON files of the inputs, without that of the whole run."""
+    return sorted(path for path in out.glob("*.json") if path.name != "report.json")
+
+
 def test_cine_that_is_not_square(tmp_path, checkpoint):
     cine = make_cine([0, 0.5, 1, 1, 0.4])[:, 20:220, 30:180]
     np.save(tmp_path / "cine.npy", cine)
@@ -136,7 +141,7 @@ def test_patient_numbers_with_signs_make_file_names(tmp_path, checkpoint):
     csv_path = write_tiny_dataset(tmp_path / "data", patients=2, rows_per_patient=1)
     csv_path.write_text(csv_path.read_text().replace("101-0002,", "a/b:2,"))
     assert call(checkpoint, tmp_path / "out", "--data-csv", csv_path) == 0
-    assert [path.name for path in (tmp_path / "out").glob("*.json")] == ["a_b_2_101-0002_001_f001.json"]
+    assert [path.name for path in input_files(tmp_path / "out")] == ["a_b_2_101-0002_001_f001.json"]
 
 
 @pytest.mark.parametrize("flags", [["--frame", 3], ["--primary-angle", "RAO 30", "--secondary-angle", 0]])
@@ -164,7 +169,7 @@ def test_ctrl_c_ends_with_one_line(tmp_path, checkpoint, capsys, monkeypatch):
 def test_rows_of_a_data_set_are_predicted_at_the_analysed_frame_and_scored(tmp_path, checkpoint, capsys):
     csv_path = write_tiny_dataset(tmp_path / "data", patients=3, val_patients=2)
     assert call(checkpoint, tmp_path / "out", "--data-csv", csv_path, "--limit", 2) == 0
-    paths = sorted((tmp_path / "out").glob("*.json"))
+    paths = input_files(tmp_path / "out")
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     table = load_table(csv_path, split="val").set_index("cine_path")
     assert len(records) == 2
@@ -178,7 +183,7 @@ def test_rows_of_a_data_set_are_predicted_at_the_analysed_frame_and_scored(tmp_p
 
 
 @pytest.mark.parametrize("arguments, code, message", [
-    ([], 2, "give inputs or --data-csv"), (["here", "--data-csv", "x.csv"], 2, "one of the two"),
+    ([], 2, "give inputs or --data-csv"), (["here", "--data-csv", "x.csv"], 2, "one of the three"),
     (["--data-csv", "absent.csv"], 1, "absent.csv"),
     (["--data-csv", "x.csv", "--path-map", "E:"], 1, "OLD=NEW")])
 def test_wrong_call_is_explained_without_a_traceback(tmp_path, checkpoint, capsys, arguments, code, message):

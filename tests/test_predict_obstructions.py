@@ -13,7 +13,7 @@ from data.obstructions import obstruction_of_row
 from data.schema import load_table
 from tests.csv_fixture import write_tiny_dataset
 from tests.segment_fixture import BORDER, CLASSES, SIZE, VESSEL, bar_prediction
-from tests.test_predict import call, exit_code
+from tests.test_predict import call, exit_code, input_files
 from tests.tiny_checkpoint import write_tiny_cass_checkpoint, write_tiny_checkpoint, write_tiny_obstruction_checkpoint
 from utils.checkpoint import CheckpointError
 from utils.frame_answer import FrameAnswer, load_answer, load_answers, uses_of
@@ -290,7 +290,7 @@ def test_rows_of_a_data_set_say_how_many_were_found(tmp_path, data_set, weights,
         lambda frame, view_deg: answers, load_answers(paths, **how)[1]))
     assert call(checkpoint, tmp_path / "out", "--data-csv", data_set, "--split", "all") == 0
     found = {path.name[:8]: json.loads(path.read_text(encoding="utf-8"))["scores"]["obstruction_found"]
-             for path in (tmp_path / "out").glob("*.json")}
+             for path in input_files(tmp_path / "out")}
     x, y = labels[0].mld_px
     x0, y0, x1, y1 = labels[1].box_px
     second = x0 <= x <= x1 and y0 <= y <= y1

@@ -11,7 +11,7 @@ import predict
 from tests.csv_fixture import write_tiny_dataset
 from tests.segment_fixture import BORDER, SIZE, VESSEL, bar_prediction
 from tests.test_dicom import write_xa
-from tests.test_predict import call
+from tests.test_predict import call, input_files
 from tests.tiny_checkpoint import write_tiny_cass_checkpoint, write_tiny_checkpoint
 from utils.frame_answer import FrameAnswer
 from utils.segment_report import box_px, find_segments, length_mm, score_row
@@ -144,7 +144,7 @@ def test_length_in_mm_of_a_slanted_line():
 def test_rows_are_scored_by_question_and_lengths_calibrated_by_their_contours(tmp_path, checkpoint, capsys):
     csv_path = write_tiny_dataset(tmp_path / "data", patients=2, rows_per_patient=1)
     assert call(checkpoint, tmp_path / "out", "--data-csv", csv_path, "--split", "all") == 0
-    for path in (tmp_path / "out").glob("*.json"):
+    for path in input_files(tmp_path / "out"):
         written = json.loads(path.read_text(encoding="utf-8"))
         assert {"top1_pointed", "top1_blind", "top1_blind_map", "dice_truth"} <= written["scores"].keys()
         assert written["pixel_size"] == {"mm": [0.25, 0.25], "source": "scale_factor of the contours file"}

@@ -40,6 +40,21 @@ def to_json(value: Mapping, *, indent: int | None = None) -> str:
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
+def readable_json(value: Mapping) -> str:
+    """As `to_json`, a key a line, but what is a list of numbers, or of points, on one line."""
+    return _laid_out(_finite(value), "") + "\n"
+
+
+def _laid_out(value, margin: str) -> str:
+    inner = margin + "  "
+    if isinstance(value, dict) and value:
+        lines = [f"{inner}{json.dumps(key)}: {_laid_out(item, inner)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{margin}}}"
+    if isinstance(value, list) and any(isinstance(item, (dict, str)) for item in value):
+        return "[\n" + ",\n".join(inner + _laid_out(item, inner) for item in value) + f"\n{margin}]"
+    return json.dumps(value, allow_nan=False)
+
+
 def save_curves(path: str | Path, lines: Sequence[Mapping], *, panels: Mapping[str, Sequence[str]]) -> None:
     """Draw fields of the history against the epoch: `panels` maps a panel's title to the fields it shows.
 

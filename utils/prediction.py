@@ -23,15 +23,18 @@ _CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 
 
 def shipped_checkpoints(folder: Path = _CHECKPOINTS) -> tuple[Path, ...]:
-    """Return the weights that came with this copy of the project: of stage 2, else 1, and of stage 3 if there.
+    """Return the weights that came with this copy of the project: of stage 2, else 1, of stage 3 if there, and of
+    stage 4, which measures what stage 3 finds, if both are.
 
     The first names the most of the vessels. That of stage 1 is returned even where it is missing: whoever
     opens it is told so.
     """
-    stages = (CASS_STAGE, STAGE, OBSTRUCTION_STAGE)
-    names, vessels, obstructions = (folder / f"{stage}_tiny.pth" for stage in stages)
+    stages = (CASS_STAGE, STAGE, OBSTRUCTION_STAGE, LUMEN_STAGE)
+    names, vessels, obstructions, lumens = (folder / f"{stage}_tiny.pth" for stage in stages)
     first = names if names.is_file() else vessels
-    return (first, obstructions) if obstructions.is_file() else (first,)
+    if not obstructions.is_file():
+        return (first,)
+    return (first, obstructions, lumens) if lumens.is_file() else (first, obstructions)
 
 
 SHIPPED_CHECKPOINTS = shipped_checkpoints()

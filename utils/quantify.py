@@ -4,8 +4,9 @@
     one.measured.mm.mld, one.measured.stenosis_pct          # measured is None where it failed: one.failure says why
     one.warnings                                            # what its numbers stand on that is unsure, in words
 
-The box that the lumen is asked for in is that of the CASS segment the obstruction lies in (stage 2); where no segment
-is named there, it is the obstruction's own box with as much vessel again to either side.
+The box that the lumen is asked for in, and the ends that say which vessel is meant, are those of the CASS segment the
+obstruction lies in (stage 2); where no segment is named there, it is the obstruction's own box with as much vessel
+again to either side. `quantify_box` measures what is in a box that somebody has drawn.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 
+from data.errors import DataError
 from models.loading import load_model
 from qca.calibration import Calibration
 from qca.errors import QcaError
@@ -28,6 +31,8 @@ from utils.checkpoint import CheckpointError
 from utils.lumen_prediction import PredictedLumen, measure_predicted, predict_lumen
 from utils.obstruction_matching import Detection
 from utils.prediction import LUMEN_STAGE
+from utils.segments import BRIDGE_SHARE
+from utils.vessel_tree import centreline_of
 
 AROUND = 1.0  # of the obstruction's longer side, to every side of its box: healthy vessel for the reference
 NEAR_SHARE = 0.03  # of the frame's longer side: so far from the obstruction's point its segment may begin
@@ -35,12 +40,22 @@ ELSEWHERE_SHARE = 0.5  # of the obstruction's longer side: a measured lesion far
 MOST_DISAGREEMENT = 20.0  # points of %DS between measurement and detector, three times the detector's mean error
 
 
+class Request(NamedTuple):
+    """Where a lumen is asked for: box_px (x0, y0, x1, y1); ends_px (2, 2), about where its segment begins and ends, None
+    = not known; and what both were made of, in words."""
+
+    box_px: tuple[float, float, float, float]
+    ends_px: np.ndarray | None
+    made_of: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuantifiedLesion:
     """An obstruction of a frame with its lumen and measurement, px of the frame; measured: its first lesion is the
-    obstruction's; None with `failure`, why it could not be measured. asked_by: what the box was made of, in words."""
+    obstruction's; None with `failure`, why it could not be measured. asked_by: what the box was made of, in words.
+    detection: None where a box was given, whose worst lesion is the first one then."""
 
-    detection: Detection
+    detection: Detection | None
     asked_by: str
     lumen: PredictedLumen
     measured: Measurement | None
@@ -68,32 +83,56 @@ def quantify(
     draw_lumen: of `load_lumen_model`; names: uint8 (H, W), CASS number of each pixel, 0 = none, None without stage 2;
     calibration: of the frame, None = only px and ratios.
     """
-    box, asked_by = box_to_ask_for(detection, names, frame.shape[:2])
-    lumen = draw_lumen(frame, box, view_deg=view_deg)
+    asked = request_for(detection, names, frame.shape[:2])
+    lumen = draw_lumen(frame, asked.box_px, ends_px=asked.ends_px, view_deg=view_deg)
+    return _measured(lumen, detection, asked.made_of, calibration)
+
+
+def quantify_box(
+    draw_lumen: Callable[..., PredictedLumen], frame: np.ndarray, box_px: Sequence[float], *,
+    view_deg: Sequence[float], calibration: Calibration | None,
+) -> QuantifiedLesion:
+    """Measure the vessel in a box (x0, y0, x1, y1) px of a frame, uint8 (H, W, 3), as `quantify` an obstruction.
+
+    Raises DataError for a box that holds no pixel of the frame.
+    """
+    height, width = frame.shape[:2]
+    low, high = np.maximum(box_px[:2], 0), np.minimum(box_px[2:], (width - 1, height - 1))
+    if (low > high).any():
+        raise DataError(f"the box {tuple(box_px)} holds no pixel of the frame of {width} x {height} px")
+    lumen = draw_lumen(frame, (*low.tolist(), *high.tolist()), view_deg=view_deg)
+    return _measured(lumen, None, "the box given", calibration)
+
+
+def _measured(
+    lumen: PredictedLumen, detection: Detection | None, asked_by: str, calibration: Calibration | None
+) -> QuantifiedLesion:
     found = dict(detection=detection, asked_by=asked_by, lumen=lumen)
     try:
-        measured = nearest_lesion(measure_predicted(lumen, calibration), detection.point_px)
+        measured = measure_predicted(lumen, calibration)
     except QcaError as error:
         return QuantifiedLesion(**found, measured=None, failure=str(error), warnings=())
+    if detection is None:
+        return QuantifiedLesion(**found, measured=measured, failure=None, warnings=measured.flags)
+    measured = nearest_lesion(measured, detection.point_px)
     return QuantifiedLesion(**found, measured=measured, failure=None, warnings=_warnings(measured, detection))
 
 
-def box_to_ask_for(
-    detection: Detection, names: np.ndarray | None, size: tuple[int, int]
-) -> tuple[tuple[float, float, float, float], str]:
-    """The box (x0, y0, x1, y1) px in which the lumen of an obstruction's segment is asked for, and what it is of."""
+def request_for(detection: Detection, names: np.ndarray | None, size: tuple[int, int]) -> Request:
+    """Where the lumen of an obstruction's segment is asked for, in a frame of `size`; names: as for `quantify`."""
     own = np.array(detection.box_px, float)
     around = AROUND * (own[2:] - own[:2]).max()
-    box, asked_by = own + np.array([-1, -1, 1, 1]) * around, "the obstruction's box and its surroundings"
+    box, ends, made_of = own + np.array([-1, -1, 1, 1]) * around, None, "the obstruction's box and its surroundings"
     segment = None if names is None else _segment_near(names, detection.point_px)
     if segment is not None:
         rows, columns = np.flatnonzero(segment.any(axis=1)), np.flatnonzero(segment.any(axis=0))
         low, high = (columns[0], rows[0]), (columns[-1], rows[-1])
         box = np.concatenate([np.minimum(own[:2], low), np.maximum(own[2:], high)])
-        asked_by = "the box of its CASS segment"
+        ends = centreline_of(segment, BRIDGE_SHARE * max(size))[[0, -1]]
+        made_of = "the box of its CASS segment"
     corner = np.array(size[::-1]) - 1
     box = np.concatenate([np.clip(box[:2], 0, corner), np.clip(box[2:], 0, corner)])
-    return tuple(box.tolist()), asked_by
+    return Request(tuple(box.tolist()), ends, made_of)
 
 
 def _segment_near(names: np.ndarray, point_px: Sequence[float]) -> np.ndarray | None:
