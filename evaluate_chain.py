@@ -4,10 +4,10 @@
         runs/phase3_obstruction_best.pth runs/phase4_quantitative_best.pth
     python evaluate_chain.py --data-csv data.csv --limit 100                    # the checkpoints that came along
 
-Of each row of --split whose recorded stenosis reaches what stage 3 was trained to find: is its lesion found in the frame,
-without any hint? If so it is measured in four ways, with the true or the predicted box (stages 2 and 3) and the true or
-the predicted lumen (stage 4), all against what Medis recorded. A lesion counts as found where an obstruction's point lies
-in its box, at the score that stage 3's validation chose. Stage 2 may be missing: boxes are then those of obstructions
+Of each row of --split whose recorded stenosis reaches what stage 3 was trained to find: is its lesion found in the
+frame, without any hint? If so it is measured in four ways, with the true or the predicted box (stages 2 and 3) and the
+true or the predicted lumen (stage 4), all against what Medis recorded. A lesion counts as found where an obstruction's
+point lies in its box, at the score that stage 3's validation chose. Stage 2 may be missing: boxes are then those of obstructions
 with their surroundings.
 
 Writes to --out: chain_metrics.json, chain_lesions.csv (a line a row), chain_agreement.png (scatter and Bland-Altman
@@ -64,7 +64,7 @@ def choose_rows(args: argparse.Namespace, from_pct: float) -> pd.DataFrame:
     stenoses = np.array([read_contours(path).measurements["diameter_stenosis_pct"] for path in table["contours_path"]])
     rows = table[stenoses >= from_pct].reset_index(drop=True)
     if rows.empty:
-        raise DataError(f"{args.data_csv}: no row of {args.split} has {from_pct:g} %DS or more, which stage 3 looks for")
+        raise DataError(f"{args.data_csv}: no row of {args.split} has {from_pct:g} %DS, from which stage 3 looks")
     return rows if args.limit is None else rows.iloc[choose_cases(rows, args.limit)].reset_index(drop=True)
 
 
@@ -73,8 +73,8 @@ def load_chain(paths, device):
     stages = {path: load_checkpoint(path)["stage"] for path in paths}
     for stage, what in ((OBSTRUCTION_STAGE, "finds lesions"), (LUMEN_STAGE, "draws lumens")):
         if stage not in stages.values():
-            raise DataError(f"no checkpoint of {stage}, which {what}, among {', '.join(map(str, paths))}: give one with "
-                            "--checkpoint")
+            raise DataError(f"no checkpoint of {stage}, which {what}, among {', '.join(map(str, paths))}: give one "
+                            "with --checkpoint")
     lumen_path = next(path for path, stage in stages.items() if stage == LUMEN_STAGE)
     others = [path for path in paths if path != lumen_path]
     answer, checkpoints = load_answers(others, device=device)

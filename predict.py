@@ -137,8 +137,8 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"average over the magnifications {TTA_SCALES}: three times slower, a little better",
     )
     parser.add_argument("--dicom", action=argparse.BooleanOptionalAction, default=False,
-                        help="of DICOM inputs also write NAME_seg.dcm (segmentation) and NAME_sr.dcm (structured report), "
-                             "which refer to the file they are of, with its patient's name and dates")
+                        help="of DICOM inputs also write NAME_seg.dcm (segmentation) and NAME_sr.dcm (structured "
+                             "report), which refer to the file they are of, with its patient's name and dates")
     scale = parser.add_argument_group("calibration, of every input given")
     scale.add_argument("--px-per-mm", type=positive_float, default=None, metavar="N",
                        help="px of the frame per mm in the vessel's plane; preferred to what a file says")

@@ -5,8 +5,8 @@
     python test_model_during_training.py --stage phase2_cass --data-csv data.csv --cases 12 --out preview.png
 
 Reads phase1_deepsa_latest.pth, phase2_cass_latest.pth, phase3_obstruction_latest.pth or
-phase4_quantitative_latest.pth, the newest one unless --stage says which. Training replaces it whole, so that it can be read at any time. Without --data-csv the data
-of that run. The cases are the same every time: drawn once by --seed, spread over the patients of --split, worst
+phase4_quantitative_latest.pth, the newest one unless --stage says which. Training replaces it whole, so that it
+can be read at any time. Without --data-csv the data of that run. The cases are the same every time: drawn once by --seed, spread over the patients of --split, worst
 case on top.
 
 Stage 1: frame, label, prediction and agreement in colour; where the data has true masks, also against those.
@@ -89,7 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def load_latest(files: RunFiles, device) -> tuple[Callable, dict]:
-    """Return what `load_answer` does, or of stage 4 `load_lumen_model`; tried again for seconds where the file is being replaced (Windows)."""
+    """Return what `load_answer` does, or of stage 4 `load_lumen_model`; tried again for seconds where the file is being
+    replaced (Windows)."""
     load = load_lumen_model if files.stage == LUMEN_STAGE else load_answer
     for attempt in range(READ_TRIES):
         try:

@@ -9,8 +9,9 @@
 It starts from --init-from, by default the best checkpoint of phase 2, 1 or 3 in --checkpoint-dir, in this order, and
 says which tensors came over. It sees no whole frames but crops around the box of the analysed segment, at full detail:
 0.1 mm is half a pixel of the frame. The box is that of the Medis contours, drawn a little wrong in training, as models
-draw it; so any box around a stretch of vessel can be asked for later. The lumen is learned from the contours' edges: its
-area, and the distance of each pixel near the edge to it.
+draw it, and of parts of the segment, so any box around a stretch of vessel can be asked for later; the segment's two
+ends are pointed at as well, but not always. The lumen is learned from the contours' edges: its area, and the distance of
+each pixel near the wall to it.
 
 Validation measures each predicted lumen (`qca/`) and compares with what Medis recorded; best is the least error of the
 diameter stenosis, a lumen that cannot be measured counting as one without stenosis.
@@ -59,7 +60,9 @@ def build_model(args: argparse.Namespace, resumes: bool) -> tuple[torch.nn.Modul
 
 def quantitative_losses(output: LumenOutput, batch: dict) -> dict[str, torch.Tensor]:
     """Per-sample losses (B,): the lumen's area and its edge, see `utils.lumen_losses`."""
-    parts = lumen_losses(output.lumen_logits, output.distance, *(batch[name] for name in ("lumen", "distance", "known")))
+    parts = lumen_losses(
+        output.lumen_logits, output.distance, batch["lumen"], batch["distance"], batch["known"]
+    )
     loss = AREA_WEIGHT * parts["area"] + EDGE_WEIGHT * parts["edge"]
     return {"loss": loss, **{name: value.detach() for name, value in parts.items()}}
 

@@ -81,8 +81,9 @@ class LumenDataset(Dataset):
         Returns `image` float32 (3, S, S) in [0, 1], RGB; `box` float32 (4,), x0, y0, x1, y1 px of the crop, what the
         lumen is asked for in; `ends` float32 (2, 2), (x, y) px of the crop about the segment's ends, all nan = not
         pointed at; `view_deg` float32 (2,) primary and secondary angle, nan = unknown; `lumen` float32
-        (1, S, S), the share of each pixel that is lumen; `distance` and `known` float32 (1, S, S), see `LumenMaps`; `row`, the position in the table. With `frame_masks` also `frame_crop`,
-        the Crop, `frame_contours`, the Contours, and `frame_size`, (height, width).
+        (1, S, S), the share of each pixel that is lumen; `distance` and `known` float32 (1, S, S), see `LumenMaps`;
+        `row`, the position in the table. With `frame_masks` also `frame_crop`, the Crop, `frame_contours`, the Contours,
+        and `frame_size`, (height, width).
         Raises DataError when a file has changed since the check.
         """
         if get_worker_info() is not None:

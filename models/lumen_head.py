@@ -25,8 +25,8 @@ DISTANCE_UNIT_PX = 4.0  # what the network calls 1
 
 class LumenHead(nn.Module):
     """Fine features (B, `fine_channels`, S / 4, S / 4), vessel logits (B, 1, S, S), image (B, 3, S, S) in [0, 1], box
-    (B, 4) and ends (B, 2, 2) px, nan = not given, to lumen logits and distance to the wall, both (B, 1, S, S), the latter
-    in px, positive inside."""
+    (B, 4) and ends (B, 2, 2) px, nan = not given, to lumen logits and distance to the wall, both (B, 1, S, S), the
+    latter in px, positive inside."""
 
     def __init__(self, *, fine_channels: int, channels: int = 64, half_channels: int = 24):
         super().__init__()
@@ -58,8 +58,8 @@ class LumenHead(nn.Module):
 
 
 def prompt_channels(box: torch.Tensor, ends: torch.Tensor, cells: int, side: int) -> torch.Tensor:
-    """What is asked for, as a picture: boxes (B, 4), x0, y0, x1, y1, and ends (B, 2, 2) px of a picture of `side` px, to
-    float32 (B, 4, cells, cells): 1 inside the box; where each cell is in it, x and y, -1 to 1 from end to end, at most
+    """What is asked for, as a picture: boxes (B, 4), x0, y0, x1, y1, and ends (B, 2, 2) px of a picture of `side` px,
+    to float32 (B, 4, cells, cells): 1 inside the box; where each cell is in it, x and y, -1 to 1 from end to end, at most
     2; and how near an end is, 0 to 1, 0 where none was given."""
     place = (torch.arange(cells, device=box.device) + 0.5) * side / cells - 0.5
     corners = box.float()[:, :, None]

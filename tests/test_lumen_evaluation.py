@@ -1,5 +1,6 @@
 """Losses of stage 4, what a predicted lumen becomes, and how its measurements are scored against the contours."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -95,7 +96,7 @@ def test_scores_of_an_exact_lumen_and_of_one_drawn_too_wide():
 
 def test_a_lumen_that_cannot_be_measured_is_counted_as_one_without_stenosis():
     lumen, coverage = lumen_of()
-    empty = PredictedLumen(share=np.zeros_like(lumen.share), crop=lumen.crop, box_px=lumen.box_px, frame_size=(160, 160))
+    empty = replace(lumen, share=np.zeros_like(lumen.share))
     with pytest.raises(QcaError):
         measure_predicted(empty, None)
     records = [{"row": n, **compared(one, contours_of())} for n, one in enumerate((lumen, empty))]
@@ -185,7 +186,8 @@ NO_ENDS = torch.full((1, 2, 2), torch.nan)
 
 
 def test_prompt_channels_say_what_is_asked_for():
-    channels = prompt_channels(torch.tensor([[8.0, 16.0, 39.0, 23.0]]), torch.tensor([[[10.0, 18.0], [37.0, 21.0]]]), 16, 64)
+    box, ends = torch.tensor([[8.0, 16.0, 39.0, 23.0]]), torch.tensor([[[10.0, 18.0], [37.0, 21.0]]])
+    channels = prompt_channels(box, ends, 16, 64)
     assert channels.shape == (1, 4, 16, 16)
     rows, columns = torch.nonzero(channels[0, 0], as_tuple=True)
     assert (columns.min().item(), columns.max().item(), rows.min().item(), rows.max().item()) == (2, 9, 4, 5)

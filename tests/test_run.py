@@ -86,7 +86,8 @@ def test_changed_step_is_done_again_from_the_start_with_all_that_follow(steps, t
     run_demo(tmp_path)
     steps[1] = demo.Step("train", [*steps[1].command, "--changed"], "checkpoints")
     assert run_demo(tmp_path) == 0
-    assert log(tmp_path) == ["data", "train", "evaluate", "name", "find", "measure", "train", "evaluate", "name", "find", "measure"]
+    later = ["train", "evaluate", "name", "find", "measure"]
+    assert log(tmp_path) == ["data", *later, *later]
     history = (tmp_path / "demo" / "checkpoints" / "phase1_deepsa_history.jsonl").read_text()
     assert history.count("epoch") == 1      # nothing of the first training was there to go on with
 

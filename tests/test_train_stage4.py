@@ -112,8 +112,8 @@ def test_a_run_leaves_its_files_and_metrics(trained):
 def test_its_checkpoint_opens_and_answers(trained):
     model, checkpoint = load_model(trained[0].best)
     assert checkpoint["stage"] == "phase4_quantitative" and not model.training
-    image, view_deg, box = torch.rand(1, 3, 336, 336), torch.tensor([[10.0, torch.nan]]), torch.tensor([[50.0, 60, 200, 300]])
-    ends = torch.full((1, 2, 2), torch.nan)
+    image, view_deg = torch.rand(1, 3, 336, 336), torch.tensor([[10.0, torch.nan]])
+    box, ends = torch.tensor([[50.0, 60, 200, 300]]), torch.full((1, 2, 2), torch.nan)
     output = model(image, view_deg, box, ends)
     assert output.lumen_logits.shape == output.distance.shape == (1, 1, 336, 336)
     for other in ((box + 30, ends), (box, torch.tensor([[[60.0, 70.0], [190.0, 290.0]]]))):

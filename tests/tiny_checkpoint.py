@@ -13,7 +13,6 @@ from data.cass import CLASS_IDS
 from models.cass_model import build_cass_model
 from models.deepsa_model import build_deepsa_model
 from models.lumen_model import build_lumen_model
-from models.lumen_model import build_lumen_model
 from models.obstruction_model import build_obstruction_model
 from utils.checkpoint import save_checkpoint
 
@@ -49,17 +48,6 @@ def write_tiny_obstruction_checkpoint(path: Path, *, epoch: int = 0, metrics: di
     save_checkpoint(path, {
         "stage": "phase3_obstruction", "epoch": epoch, "global_step": 10 * epoch, "model": model.state_dict(),
         "metrics": metrics or {}, "classes": [], "parent": None,
-        "config": {"backbone": "sam3-tiny", "image_size": IMAGE_SIZE, "use_view": True, **config}})
-    return path
-
-
-def write_tiny_lumen_checkpoint(path: Path, *, epoch: int = 0, **config) -> Path:
-    """Write a stage 4 checkpoint, always with the same weights; `config` as above."""
-    torch.manual_seed(0)
-    model = build_lumen_model(backbone="sam3-tiny", image_size=IMAGE_SIZE, random_init=True)
-    save_checkpoint(path, {
-        "stage": "phase4_quantitative", "epoch": epoch, "global_step": 10 * epoch, "model": model.state_dict(),
-        "metrics": {}, "classes": [], "parent": None,
         "config": {"backbone": "sam3-tiny", "image_size": IMAGE_SIZE, "use_view": True, **config}})
     return path
 

@@ -3,9 +3,9 @@
     records = [chain_of_row(row, answer, draw_lumen, threshold) for row in rows]
     summary = summarise_chain(records, patients)
 
-Four ways to measure one lesion. The box and the lumen are each either true, of the Medis contours, or predicted: the box
-by stages 2 and 3 from the frame alone, the lumen by stage 4. All are held against what Medis recorded; rows whose lesion
-was not found have no predicted box, and the ways are compared on the others.
+Four ways to measure one lesion. The box (with the segment's ends) and the lumen are each either true, of the Medis
+contours, or predicted: the box by stages 2 and 3 from the frame alone, the lumen by stage 4. All are held against what
+Medis recorded; rows whose lesion was not found have no predicted box, and the ways are compared on the others.
 """
 
 from __future__ import annotations

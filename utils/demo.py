@@ -235,7 +235,7 @@ def print_summary(demo: Path, summary: dict) -> None:
     print_scores(LUMEN_SCORES, summary["phase4_metrics"])
     print(f"\nReport of the whole chain: {demo / 'report' / 'report.html'}\nPictures:")
     for picture in sorted(demo.glob("*/*.png")):
-        if not picture.stem.endswith(("_mask", "_probability", "_segments", "_lumen")):  # for programs to read, not for eyes
+        if not picture.stem.endswith(("_mask", "_probability", "_segments", "_lumen")):  # for programs
             print(f"  {picture}")
     print(f"Figures: {demo / 'summary.json'}")
 

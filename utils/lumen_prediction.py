@@ -76,8 +76,9 @@ def course_of_lumen(probability: np.ndarray, share: np.ndarray, ends_px: np.ndar
     """Where one vessel runs, bool (S, S), among what is probably lumen; other pieces are of vessels beside it.
 
     ends_px: (2, 2), where the vessel begins and ends. Its pieces are those on the likeliest way from the one to the
-    other; beside this way the walls are believed also where it was not sure that this is the vessel, as in a tight lesion
-    or under another vessel. Where the ends are not known, pieces much smaller than the largest are left out.
+    other, without side branches; beside this way the walls are believed also where it was not sure that this is the
+    vessel, as in a tight lesion or under another vessel. Where the ends are not known, pieces much smaller than the
+    largest are left out.
     """
     region = apply_hysteresis_threshold(probability, FAINT, EDGE)
     pieces, count = label(region, return_num=True, connectivity=2)

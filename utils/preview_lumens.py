@@ -63,8 +63,9 @@ def predict_case(row: pd.Series, draw_lumen: Callable, checkpoint: Mapping) -> C
         measured = measure_predicted(lumen, scale_of(contours))
     except QcaError as error:
         failure = str(error)
+    named = f"{row['patient_id']}  {row['vessel_pattern']}\n{segment_name(row['cass_segment'])}"
     return Case(
-        title=f"{row['patient_id']}  {row['vessel_pattern']}\n{segment_name(row['cass_segment'])}\n{view_text(view_deg)}",
+        title=f"{named}\n{view_text(view_deg)}",
         picture=cut_out(frame, crop), contours=contours, lumen=lumen, true_lumen=true >= EDGE, measured=measured,
         failure=failure, compared=compare_measurement(measured, contours),
     )

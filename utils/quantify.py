@@ -41,8 +41,8 @@ MOST_DISAGREEMENT = 20.0  # points of %DS between measurement and detector, thre
 
 
 class Request(NamedTuple):
-    """Where a lumen is asked for: box_px (x0, y0, x1, y1); ends_px (2, 2), about where its segment begins and ends, None
-    = not known; and what both were made of, in words."""
+    """Where a lumen is asked for: box_px (x0, y0, x1, y1); ends_px (2, 2), about where its segment begins and ends,
+    None = not known; and what both were made of, in words."""
 
     box_px: tuple[float, float, float, float]
     ends_px: np.ndarray | None
