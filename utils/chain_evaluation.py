@@ -123,8 +123,8 @@ def describe_chain(metrics: Mapping, from_pct: float) -> str:
     """The table in words: a line for each way and quantity."""
     lines = [f"{metrics['n_found']} of {metrics['n_rows']} lesions from {from_pct:g} %DS on were found from the frame "
              f"alone ({metrics['n_patients']} patients). Of these, against Medis (95 % intervals over patients):"]
-    header = f"  {'':<34}{'could be':>9}{'MLD':>22}{'reference':>22}{'%DS':>22}{'length':>22}{'MLD off':>9}"
-    lines += [header, f"  {'':<34}{'measured':>9}{'mm':>22}{'mm':>22}{'points':>22}{'mm':>22}{'px':>9}"]
+    header = f"  {'':<34}{'could be':>9}{'MLD':>24}{'reference':>24}{'%DS':>24}{'length':>24}{'MLD off':>9}"
+    lines += [header, f"  {'':<34}{'measured':>9}{'mm':>24}{'mm':>24}{'points':>24}{'mm':>24}{'px':>9}"]
     for way, words in WAYS.items():
         if f"{way}_measured_share" in metrics:
             lines.append(f"  {words:<34}" + _line(metrics, way, ""))
@@ -140,5 +140,5 @@ def _line(metrics: Mapping, way: str, ending: str) -> str:
     cells = [f"{metrics[f'{way}_measured_share{ending}']:>9.0%}"]
     for name, (unit, _, _) in QUANTITIES.items():
         mae, bias, sd = (metrics[f"{way}_{name}_{score}_{unit}{ending}"] for score in ("mae", "bias", "sd"))
-        cells.append(f"{f'{mae:.2f} ({bias:+.2f} +- {sd:.2f})':>22}")
+        cells.append(f"{f'{mae:.2f} ({bias:+.2f} +- {sd:.2f})':>24}")
     return "".join(cells) + f"{metrics[f'{way}_mld_position_mae_px{ending}']:>9.1f}"
