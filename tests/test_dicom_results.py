@@ -9,9 +9,7 @@ from tests.measured_vessel import MIDDLE, SIZE, STENOSIS_PCT, detection, sees_ve
 from tests.test_dicom import write_xa
 from tests.test_dicom_export import IDENTIFIED, IMAGE, numbers_of
 from tests.test_predict import exit_code
-from tests.tiny_checkpoint import (
-    write_tiny_cass_checkpoint, write_tiny_lumen_checkpoint, write_tiny_obstruction_checkpoint,
-)
+from tests.tiny_checkpoint import write_tiny_chain
 from utils.dicom_export import dicom_paths
 from utils.prediction_report import output_paths
 
@@ -20,10 +18,7 @@ FRAME = 1
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    return [write_tiny_cass_checkpoint(folder / "names.pth"),
-            write_tiny_obstruction_checkpoint(folder / "obstructions.pth", metrics={"threshold": 0.4}),
-            write_tiny_lumen_checkpoint(folder / "lumens.pth")]
+    return write_tiny_chain(tmp_path_factory.mktemp("weights"))
 
 
 def run(out, weights, *given):

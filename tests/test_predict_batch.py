@@ -11,17 +11,13 @@ import predict
 from data.errors import DataError
 from tests.measured_vessel import detection, sees_vessel, write_frame
 from tests.test_predict import exit_code
-from tests.tiny_checkpoint import write_tiny_cass_checkpoint, write_tiny_lumen_checkpoint
-from tests.tiny_checkpoint import write_tiny_obstruction_checkpoint
+from tests.tiny_checkpoint import write_tiny_chain
 from utils.prediction_jobs import RUN_FILES, batch_jobs, with_names_apart
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    return [write_tiny_cass_checkpoint(folder / "names.pth"),
-            write_tiny_obstruction_checkpoint(folder / "obstructions.pth", metrics={"threshold": 0.4}),
-            write_tiny_lumen_checkpoint(folder / "lumens.pth")]
+    return write_tiny_chain(tmp_path_factory.mktemp("weights"))
 
 
 def write_list(folder, text):

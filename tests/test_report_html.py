@@ -13,8 +13,7 @@ import pytest
 import predict
 from tests.measured_vessel import detection, draw_nothing, sees_vessel, write_frame
 from tests.test_predict import exit_code
-from tests.tiny_checkpoint import write_tiny_cass_checkpoint, write_tiny_lumen_checkpoint
-from tests.tiny_checkpoint import write_tiny_obstruction_checkpoint
+from tests.tiny_checkpoint import write_tiny_chain
 from utils.history import readable_json
 from utils.markup import VOID, Html, table, tag
 
@@ -24,10 +23,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    return [write_tiny_cass_checkpoint(folder / "names.pth"),
-            write_tiny_obstruction_checkpoint(folder / "obstructions.pth", metrics={"threshold": 0.4}),
-            write_tiny_lumen_checkpoint(folder / "lumens.pth")]
+    return write_tiny_chain(tmp_path_factory.mktemp("weights"))
 
 
 def page_of(out, weights, *inputs):

@@ -1,9 +1,6 @@
 """Stage 2 from its command line: what it starts from, what it says and writes, what it refuses."""
 
-import contextlib
-import io
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +15,7 @@ from models.cass_model import NEW_PARTS
 from models.loading import load_model
 from tests.csv_fixture import write_tiny_dataset
 from tests.tiny_cass import ANSWERS, run_cass, task_of, tiny_run
+from tests.stage_script import flags, run_main
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from utils.distributed import Ranks
@@ -40,31 +38,12 @@ def parent_path(tmp_path_factory):
     return write_tiny_checkpoint(tmp_path_factory.mktemp("stage1") / "phase1_deepsa_best.pth", epoch=7)
 
 
-def flags(csv_path, folder, *more):
-    given = ["--data-csv", csv_path, "--backbone", "sam3-tiny", "--batch-size", 2, "--epochs", 1, "--device",
-             "cpu", "--amp", "off", "--num-workers", 0, "--checkpoint-dir", folder, *more]
-    return [str(flag) for flag in given]
-
-
 def parse(csv_path, folder, *more):
     return stage2.parse_arguments(flags(csv_path, folder, *more))
 
 
 def build(args, task=None):
     return stage2.build_model(task or task_of(*CLASS_IDS), args, resumes=False)
-
-
-def run_main(*given):
-    """What the script's `main` prints in this process and its exit code, 0 when it simply ends."""
-    said, code = io.StringIO(), 0
-    redirect = contextlib.redirect_stdout(said), contextlib.redirect_stderr(said)
-    with pytest.MonkeyPatch.context() as patch, redirect[0], redirect[1]:
-        patch.setattr(sys, "argv", ["train_stage2_cass_segments.py", *map(str, given)])
-        try:
-            stage2.main()
-        except SystemExit as left:
-            code = left.code
-    return said.getvalue(), code
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +54,7 @@ def trained(csv_path, parent_path, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("run")
     (folder / parent_path.name).write_bytes(parent_path.read_bytes())
-    said, code = run_main(*flags(csv_path, folder))
+    said, code = run_main(stage2, *flags(csv_path, folder))
     assert code == 0, said
     return RunFiles(folder, stage2.STAGE), said
 
@@ -195,7 +174,7 @@ def test_another_image_size_is_said_for_training(csv_path, parent_path, tmp_path
 def test_without_its_parent_a_run_says_which_file_it_wants(csv_path, tmp_path):
     other = ("other.pth", ("--init-from", tmp_path / "other.pth"))
     for name, given in (("phase1_deepsa_best.pth", ()), other):
-        said, code = run_main(*flags(csv_path, tmp_path, *given))
+        said, code = run_main(stage2, *flags(csv_path, tmp_path, *given))
         assert code == 1 and f"{tmp_path / name}: no such checkpoint. Train stage 1 first" in said
         assert "Traceback" not in said
 
@@ -250,7 +229,7 @@ def test_the_best_checkpoint_is_a_model_for_others(trained):
 
 
 def test_eval_only_repeats_the_validation_of_the_checkpoint(csv_path, trained, tmp_path):
-    said, code = run_main(*flags(csv_path, tmp_path, "--eval-only", "--init-from", trained[0].best))
+    said, code = run_main(stage2, *flags(csv_path, tmp_path, "--eval-only", "--init-from", trained[0].best))
     assert code == 0 and "top1_pointed" in said
     metrics = json.loads(RunFiles(tmp_path, stage2.STAGE).metrics.read_text())
     assert metrics.pop("checkpoint") == str(trained[0].best)
@@ -274,7 +253,7 @@ def test_scores_and_pictures_of_other_rows_leave_the_runs_own_alone(csv_path, tr
 
 
 def test_eval_only_wants_a_stage_2_checkpoint(csv_path, parent_path, tmp_path):
-    said, code = run_main(*flags(csv_path, tmp_path, "--eval-only", "--init-from", parent_path))
+    said, code = run_main(stage2, *flags(csv_path, tmp_path, "--eval-only", "--init-from", parent_path))
     assert code == 1 and "of stage 'phase1_deepsa'; --eval-only here is for 'phase2_cass'" in said
 
 
@@ -289,7 +268,7 @@ def test_a_stage_2_checkpoint_can_be_gone_on_from(csv_path, trained, tmp_path):
 
 
 def test_an_earlier_run_is_not_overwritten(csv_path, trained):
-    said, code = run_main(*flags(csv_path, trained[0].folder))
+    said, code = run_main(stage2, *flags(csv_path, trained[0].folder))
     assert code == 1 and "Add --resume" in said
 
 
@@ -337,7 +316,7 @@ def test_rows_by_syntax_name_and_of_segments_that_the_design_has_not(tmp_path):
 
 
 def test_rows_that_no_class_takes_are_counted(csv_path, parent_path, tmp_path):
-    said, code = run_main(*flags(csv_path, tmp_path, "--init-from", parent_path, "--classes", "1,2"))
+    said, code = run_main(stage2, *flags(csv_path, tmp_path, "--init-from", parent_path, "--classes", "1,2"))
     wanted = "rows whose segment is not among --classes '1,2': 2 (12 Proximal LAD: 1, 13 Mid LAD: 1"
     assert code == 1 and wanted in said
 
@@ -380,7 +359,7 @@ def test_a_bad_csv_is_reported_with_its_rows_and_without_a_traceback(csv_path, p
     table.loc[1, "cass_segment"], table.loc[2, "cass_segment"] = "42", "9a"
     bad = csv_path.with_name("bad.csv")
     table.to_csv(bad, index=False)
-    said, code = run_main(*flags(bad, tmp_path, "--init-from", parent_path))
+    said, code = run_main(stage2, *flags(bad, tmp_path, "--init-from", parent_path))
     assert code == 1 and "Traceback" not in said
     for text in ("2 faults in 2 rows", "row 3", "'42'", "row 4", "'SYNTAX 9a'", "cass_segment"):
         assert text in said
@@ -410,7 +389,7 @@ def test_a_file_that_goes_bad_during_training_is_named_with_its_row(tmp_path):
     ],
 )
 def test_flags_that_cannot_work_are_refused_at_once(given, said):
-    text, code = run_main("--data-csv", "x.csv", *given)
+    text, code = run_main(stage2, "--data-csv", "x.csv", *given)
     assert code == 2 and said in text
 
 

@@ -1,9 +1,6 @@
 """Stage 3 from its command line: what it starts from, what it says and writes, what it refuses."""
 
-import contextlib
-import io
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +11,7 @@ import train_stage3_obstructions as stage3
 from models.loading import load_model
 from models.obstruction_model import LEFT_BEHIND, NEW_PARTS
 from tests.csv_fixture import write_tiny_dataset
+from tests.stage_script import flags, run_main
 from tests.tiny_checkpoint import write_tiny_cass_checkpoint, write_tiny_checkpoint
 from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.history import read_history
@@ -48,27 +46,8 @@ def parents(tmp_path_factory):
     }
 
 
-def flags(csv_path, folder, *more):
-    given = ["--data-csv", csv_path, "--backbone", "sam3-tiny", "--batch-size", 2, "--epochs", 1, "--device",
-             "cpu", "--amp", "off", "--num-workers", 0, "--checkpoint-dir", folder, *more]
-    return [str(flag) for flag in given]
-
-
 def parse(csv_path, folder, *more):
     return stage3.parse_arguments(flags(csv_path, folder, *more))
-
-
-def run_main(*given):
-    """What the script's `main` prints in this process and its exit code, 0 when it simply ends."""
-    said, code = io.StringIO(), 0
-    redirect = contextlib.redirect_stdout(said), contextlib.redirect_stderr(said)
-    with pytest.MonkeyPatch.context() as patch, redirect[0], redirect[1]:
-        patch.setattr(sys, "argv", ["train_stage3_obstructions.py", *map(str, given)])
-        try:
-            stage3.main()
-        except SystemExit as left:
-            code = left.code
-    return said.getvalue(), code
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +56,7 @@ def trained(csv_path, parents, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     for path in parents.values():
         (folder / path.name).write_bytes(path.read_bytes())
-    said, code = run_main(*flags(csv_path, folder, *POSITIVE))
+    said, code = run_main(stage3, *flags(csv_path, folder, *POSITIVE))
     assert code == 0, said
     return RunFiles(folder, stage3.STAGE), said
 
@@ -128,7 +107,7 @@ def test_its_checkpoint_opens_and_answers(trained):
 
 def test_eval_only_gives_the_runs_own_figures(csv_path, trained, tmp_path):
     files, _ = trained
-    said, code = run_main(*flags(csv_path, tmp_path, *POSITIVE, "--eval-only", "--init-from", files.best))
+    said, code = run_main(stage3, *flags(csv_path, tmp_path, *POSITIVE, "--eval-only", "--init-from", files.best))
     assert code == 0, said
     again = json.loads(RunFiles(tmp_path, stage3.STAGE).metrics.read_text())
     first = json.loads(files.metrics.read_text())
@@ -139,14 +118,14 @@ def test_eval_only_gives_the_runs_own_figures(csv_path, trained, tmp_path):
 def test_a_finished_run_is_not_written_over_and_resumes(csv_path, trained):
     files, _ = trained
     before = files.best.read_bytes()
-    said, code = run_main(*flags(csv_path, files.folder, *POSITIVE))
+    said, code = run_main(stage3, *flags(csv_path, files.folder, *POSITIVE))
     assert code == 1 and "--resume" in said and files.best.read_bytes() == before
-    said, code = run_main(*flags(csv_path, files.folder, *POSITIVE, "--resume"))
+    said, code = run_main(stage3, *flags(csv_path, files.folder, *POSITIVE, "--resume"))
     assert code == 0 and "all 1 epochs are done" in said
 
 
 def test_wrong_starts_are_refused_by_name(csv_path, parents, trained, tmp_path, capsys):
-    said, code = run_main(*flags(csv_path, tmp_path))
+    said, code = run_main(stage3, *flags(csv_path, tmp_path))
     assert code == 1 and "phase1_deepsa_best.pth: no such checkpoint" in said
     args = parse(csv_path, tmp_path, "--init-from", parents["phase1_deepsa"], "--eval-only")
     with pytest.raises(CheckpointError, match="--eval-only here is for"):

@@ -1,9 +1,6 @@
 """Stage 4 from its command line: what it starts from, what it says and writes, what it refuses; and its preview."""
 
-import contextlib
-import io
 import json
-import sys
 
 import pytest
 import torch
@@ -13,6 +10,7 @@ import train_stage4_quantitative as stage4
 from models.loading import load_model
 from models.lumen_model import LEFT_BEHIND, NEW_PARTS
 from tests.csv_fixture import write_tiny_dataset
+from tests.stage_script import flags, run_main
 from tests.tiny_checkpoint import (
     write_tiny_cass_checkpoint, write_tiny_checkpoint, write_tiny_lumen_checkpoint, write_tiny_obstruction_checkpoint,
 )
@@ -37,27 +35,8 @@ def parents(tmp_path_factory):
     }
 
 
-def flags(csv_path, folder, *more):
-    given = ["--data-csv", csv_path, "--backbone", "sam3-tiny", "--batch-size", 2, "--epochs", 1, "--device",
-             "cpu", "--amp", "off", "--num-workers", 0, "--checkpoint-dir", folder, *more]
-    return [str(flag) for flag in given]
-
-
 def parse(csv_path, folder, *more):
     return stage4.parse_arguments(flags(csv_path, folder, *more))
-
-
-def run_main(*given):
-    """What the script's `main` prints in this process and its exit code, 0 when it simply ends."""
-    said, code = io.StringIO(), 0
-    redirect = contextlib.redirect_stdout(said), contextlib.redirect_stderr(said)
-    with pytest.MonkeyPatch.context() as patch, redirect[0], redirect[1]:
-        patch.setattr(sys, "argv", ["train_stage4_quantitative.py", *map(str, given)])
-        try:
-            stage4.main()
-        except SystemExit as left:
-            code = left.code
-    return said.getvalue(), code
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +45,7 @@ def trained(csv_path, parents, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     for path in parents.values():
         (folder / path.name).write_bytes(path.read_bytes())
-    said, code = run_main(*flags(csv_path, folder))
+    said, code = run_main(stage4, *flags(csv_path, folder))
     assert code == 0, said
     return RunFiles(folder, stage4.STAGE), said
 
@@ -122,7 +101,7 @@ def test_its_checkpoint_opens_and_answers(trained):
 
 def test_eval_only_gives_the_runs_own_figures(csv_path, trained, tmp_path):
     files, _ = trained
-    said, code = run_main(*flags(csv_path, tmp_path, "--eval-only", "--init-from", files.best))
+    said, code = run_main(stage4, *flags(csv_path, tmp_path, "--eval-only", "--init-from", files.best))
     assert code == 0, said
     again = json.loads(RunFiles(tmp_path, stage4.STAGE).metrics.read_text())
     first = json.loads(files.metrics.read_text())
@@ -133,14 +112,14 @@ def test_eval_only_gives_the_runs_own_figures(csv_path, trained, tmp_path):
 def test_a_finished_run_is_not_written_over_and_resumes(csv_path, trained):
     files, _ = trained
     before = files.best.read_bytes()
-    said, code = run_main(*flags(csv_path, files.folder))
+    said, code = run_main(stage4, *flags(csv_path, files.folder))
     assert code == 1 and "--resume" in said and files.best.read_bytes() == before
-    said, code = run_main(*flags(csv_path, files.folder, "--resume"))
+    said, code = run_main(stage4, *flags(csv_path, files.folder, "--resume"))
     assert code == 0 and "all 1 epochs are done" in said
 
 
 def test_wrong_starts_are_refused_by_name(csv_path, parents, tmp_path, capsys):
-    said, code = run_main(*flags(csv_path, tmp_path))
+    said, code = run_main(stage4, *flags(csv_path, tmp_path))
     assert code == 1 and "phase3_obstruction_best.pth: no such checkpoint" in said
     args = parse(csv_path, tmp_path, "--init-from", parents["phase1_deepsa"], "--eval-only")
     with pytest.raises(CheckpointError, match="--eval-only here is for"):
@@ -156,7 +135,7 @@ def test_a_contours_file_that_is_gone_is_named_with_its_row(csv_path, parents, t
     content = json.loads(broken.read_text())
     content["left_edge"] = content["left_edge"][:3]
     broken.write_text(json.dumps(content))
-    said, code = run_main(*flags(copied, tmp_path / "run", "--init-from", parents["phase1_deepsa"]))
+    said, code = run_main(stage4, *flags(copied, tmp_path / "run", "--init-from", parents["phase1_deepsa"]))
     assert code == 1 and broken.name in said and "left_edge" in said
 
 

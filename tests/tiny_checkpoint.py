@@ -61,3 +61,10 @@ def write_tiny_lumen_checkpoint(path: Path, *, epoch: int = 0, **config) -> Path
         "metrics": {}, "classes": [], "parent": None,
         "config": {"backbone": "sam3-tiny", "image_size": IMAGE_SIZE, "use_view": True, **config}})
     return path
+
+
+def write_tiny_chain(folder: Path) -> list[Path]:
+    """Checkpoints of stages 2, 3 (threshold 0.4) and 4 in `folder`."""
+    return [write_tiny_cass_checkpoint(folder / "names.pth"),
+            write_tiny_obstruction_checkpoint(folder / "obstructions.pth", metrics={"threshold": 0.4}),
+            write_tiny_lumen_checkpoint(folder / "lumens.pth")]
