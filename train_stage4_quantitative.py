@@ -61,7 +61,7 @@ def build_model(args: argparse.Namespace, resumes: bool) -> tuple[torch.nn.Modul
 def quantitative_losses(output: LumenOutput, batch: dict) -> dict[str, torch.Tensor]:
     """Per-sample losses (B,): the lumen's area and its edge, see `utils.lumen_losses`."""
     parts = lumen_losses(
-        output.lumen_logits, output.distance, batch["lumen"], batch["distance"], batch["known"]
+        output.lumen_logits, output.distance, batch["lumen"], batch["distance"], batch["weight"]
     )
     loss = AREA_WEIGHT * parts["area"] + EDGE_WEIGHT * parts["edge"]
     return {"loss": loss, **{name: value.detach() for name, value in parts.items()}}

@@ -25,6 +25,7 @@ LEAST_SIDE_SHARE = 0.3
 FINE_SIDE_PX = 1008  # of the picture that maps are drawn in, at least: an edge is then known to a tenth of a pixel
 BEYOND_WIDTHS = 2.0  # of the lumen at its end: how far the vessel goes on that was not drawn, about
 FARTHEST_PX = 6.0  # of an edge: farther off, how far does not say where the edge is
+MOST_WEIGHT = 4.0  # of a place that is narrow for its vessel: the narrowest one is measured, and seen worst
 
 
 class Crop(NamedTuple):
@@ -89,11 +90,12 @@ def cut_out(frame: np.ndarray, crop: Crop) -> np.ndarray:
 class LumenMaps(NamedTuple):
     """The lumen of a square of S px, float32 (S, S) each. coverage: the share of each pixel that is lumen. distance: from
     its centre to the nearest wall, in px, positive inside, within `FARTHEST_PX`; where a segment was cut off from the
-    vessel that goes on there is no wall. known: 1 where that distance is, 0 beyond the cuts, where nobody drew a wall."""
+    vessel that goes on there is no wall. weight: how much that distance matters: 1, at narrow places more, as often as
+    the vessel is usually wider, at most `MOST_WEIGHT`; 0 beyond the cuts, where nobody drew a wall."""
 
     coverage: np.ndarray
     distance: np.ndarray
-    known: np.ndarray
+    weight: np.ndarray
 
 
 def lumen_maps(left_px: np.ndarray, right_px: np.ndarray, side_px: int) -> LumenMaps:
@@ -110,10 +112,23 @@ def lumen_maps(left_px: np.ndarray, right_px: np.ndarray, side_px: int) -> Lumen
     size = (side_px, side_px)
     coverage = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     distance = cv2.resize(_signed_distance(longer, FARTHEST_PX * fine) / fine, size, interpolation=cv2.INTER_AREA)
-    known = np.ones(size, np.float32)
+    weight = _narrowness(np.asarray(left_px, float), np.asarray(right_px, float), side_px)
     for end_left, end_right in cuts:
-        known[_is_beyond((end_left + 0.5) / fine - 0.5, (end_right + 0.5) / fine - 0.5, side_px)] = 0
-    return LumenMaps(coverage, distance, known)
+        weight[_is_beyond((end_left + 0.5) / fine - 0.5, (end_right + 0.5) / fine - 0.5, side_px)] = 0
+    return LumenMaps(coverage, distance, weight)
+
+
+def _narrowness(left: np.ndarray, right: np.ndarray, side_px: int) -> np.ndarray:
+    """By how much the lumen between two edges (n, 2) px is narrower in a place than usually, 1 to `MOST_WEIGHT`, in and
+    beside it, float32 (S, S)."""
+    middle, width = (left + right) / 2, np.linalg.norm(right - left, axis=1)
+    factor = np.clip(np.median(width) / np.maximum(width, 1e-9), 1, MOST_WEIGHT)
+    weight = np.ones((side_px, side_px), np.float32)
+    for at in np.argsort(factor):  # the narrowest last, over the others
+        if factor[at] > 1:
+            centre = tuple(int(round(value)) for value in middle[at])
+            cv2.circle(weight, centre, int(np.ceil(width[at] / 2 + FARTHEST_PX)), float(factor[at]), -1)
+    return weight
 
 
 def _beyond(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -81,7 +81,7 @@ class LumenDataset(Dataset):
         Returns `image` float32 (3, S, S) in [0, 1], RGB; `box` float32 (4,), x0, y0, x1, y1 px of the crop, what the
         lumen is asked for in; `ends` float32 (2, 2), (x, y) px of the crop about the segment's ends, all nan = not
         pointed at; `view_deg` float32 (2,) primary and secondary angle, nan = unknown; `lumen` float32
-        (1, S, S), the share of each pixel that is lumen; `distance` and `known` float32 (1, S, S), see `LumenMaps`;
+        (1, S, S), the share of each pixel that is lumen; `distance` and `weight` float32 (1, S, S), see `LumenMaps`;
         `row`, the position in the table. With `frame_masks` also `frame_crop`, the Crop, `frame_contours`, the Contours,
         and `frame_size`, (height, width).
         Raises DataError when a file has changed since the check.
@@ -108,7 +108,7 @@ class LumenDataset(Dataset):
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             "box": torch.from_numpy(box.astype(np.float32).ravel()), "view_deg": view_deg, "row": int(index),
             "ends": torch.from_numpy(ends.astype(np.float32)), "lumen": torch.from_numpy(maps.coverage)[None],
-            "distance": torch.from_numpy(maps.distance)[None], "known": torch.from_numpy(maps.known)[None],
+            "distance": torch.from_numpy(maps.distance)[None], "weight": torch.from_numpy(maps.weight)[None],
         }
         if self.frame_masks:
             sample |= {"frame_crop": crop, "frame_size": frame.shape[:2],

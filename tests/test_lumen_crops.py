@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from data.lumen_crops import FARTHEST_PX, LEAST_SIDE_SHARE, MARGIN_SHARE, crop_around, cut_out, lumen_maps
+from data.lumen_crops import (
+    FARTHEST_PX, LEAST_SIDE_SHARE, MARGIN_SHARE, MOST_WEIGHT, crop_around, cut_out, lumen_maps,
+)
 from tests.qca_shapes import draw_tubes, edges_of, narrowed, sine_line, straight_line
 
 TURN = cv2.getRotationMatrix2D((79.5, 79.5), 12.0, 1.0)
@@ -64,7 +66,7 @@ def test_the_lumen_is_that_of_a_drawing_eight_times_as_fine(line, side):
 
 def test_the_distance_is_that_to_the_edge_and_ends_where_it_says_nothing():
     line = straight_line(angle_deg=0.0, length_px=120)
-    _, distance, known = lumen_maps(*edges_of(line, 9.0), 160)
+    _, distance, weight = lumen_maps(*edges_of(line, 9.0), 160)
     column = distance[:, 80]
     inside = np.abs(np.arange(160) - 79.6)  # from the course, which runs at y 79.6
     expected = np.clip(4.5 - inside, -FARTHEST_PX, FARTHEST_PX)
@@ -73,13 +75,21 @@ def test_the_distance_is_that_to_the_edge_and_ends_where_it_says_nothing():
     assert distance.min() == -FARTHEST_PX
     # Where the segment was cut off at x 20 and 140 there is no wall, and beyond nobody drew one.
     assert distance[80, 21] > 4 and distance[80, 139] > 4
-    assert known[80, 22:139].all() and not known[75:85, 2:19].any() and not known[75:85, 142:158].any()
-    assert known[50].all() and known[110].all()
+    assert weight[80, 22:139].all() and not weight[75:85, 2:19].any() and not weight[75:85, 142:158].any()
+    assert (weight[50] == 1).all() and (weight[110] == 1).all()
+
+
+def test_narrow_places_weigh_as_often_as_the_vessel_is_wider():
+    line = straight_line(angle_deg=0.0, length_px=120)
+    weight = lumen_maps(*edges_of(line, narrowed(line, 9.0, 60, 30)), 160).weight
+    assert weight[80, 80] == pytest.approx(2.5, abs=0.05) and weight[84, 80] == pytest.approx(2.5, abs=0.05)
+    assert weight[80, 40] == pytest.approx(1, abs=0.05) and weight[100, 80] == 1
+    assert lumen_maps(*edges_of(line, narrowed(line, 9.0, 99, 30)), 160).weight.max() == MOST_WEIGHT
 
 
 def test_edges_outside_of_the_crop_leave_it_empty():
-    coverage, distance, known = lumen_maps(*edges_of(straight_line(middle=(500, 500)), 8.0), 100)
-    assert coverage.max() == 0 and distance.max() == -FARTHEST_PX and known.min() == 1
+    coverage, distance, weight = lumen_maps(*edges_of(straight_line(middle=(500, 500)), 8.0), 100)
+    assert coverage.max() == 0 and distance.max() == -FARTHEST_PX and weight.min() == 1
 
 
 def test_a_vessel_that_crosses_itself_has_no_edge_inside():

@@ -38,7 +38,7 @@ def lumen_of(widths=WIDTHS, side=336, shift_px=0.0):
     maps = lumen_maps(crop.to_crop(left), crop.to_crop(right), side)
     coverage, shifted = maps.coverage, torch.from_numpy(maps.distance)[None, None] + shift_px
     # Its probability is sure of the lumen and of as much around it as the shift adds, but not beyond the cuts.
-    inside = (shifted > -2) & (torch.from_numpy(maps.known) > 0)
+    inside = (shifted > -2) & (torch.from_numpy(maps.weight) > 0)
     output = LumenOutput(torch.where(inside, 9.0, -9.0), shifted)
     lumen = PredictedLumen(share=share_of_lumen(output, 0), crop=crop, box_px=tuple(box), frame_size=(160, 160))
     return lumen, coverage
@@ -165,20 +165,20 @@ def test_losses_are_least_for_the_truth_and_count_what_is_near_an_edge():
     left, right = edges_of(LINE, WIDTHS)
     crop = lumen_of(side=112)[0].crop
     maps = lumen_maps(crop.to_crop(left), crop.to_crop(right), 112)
-    distance, known = (torch.from_numpy(part)[None, None] for part in (maps.distance, maps.known))
+    distance, weight = (torch.from_numpy(part)[None, None] for part in (maps.distance, maps.weight))
     lumen = torch.from_numpy(coverage)[None, None]
     logits = torch.logit(lumen.clamp(1e-4, 1 - 1e-4))
-    exact = lumen_losses(logits, distance, lumen, distance, known)
+    exact = lumen_losses(logits, distance, lumen, distance, weight)
     assert exact["edge"].item() == 0 and exact["dice"].item() > 0.95 and exact["area"].shape == (1,)
-    off = lumen_losses(logits, distance + 1, lumen, distance, known)
+    off = lumen_losses(logits, distance + 1, lumen, distance, weight)
     assert off["edge"].item() == pytest.approx(1.0)
-    unknown = lumen_losses(logits, distance + 9 * (1 - known), lumen, distance, known)
-    assert (known == 0).any() and unknown["edge"].item() == 0
+    unknown = lumen_losses(logits, distance + 9 * (weight == 0), lumen, distance, weight)
+    assert (weight == 0).any() and unknown["edge"].item() == 0
     far = (distance.abs() > EDGE_BAND_PX).float()
-    assert lumen_losses(logits, distance + far, lumen, distance, known)["edge"].item() < 0.3
+    assert lumen_losses(logits, distance + far, lumen, distance, weight)["edge"].item() < 0.3
     # One value a sample: a second one does not change the first.
     both = lumen_losses(*(torch.cat([x, x.flip(-1)]) for x in (logits, distance + 1, lumen)),
-                        *(torch.cat([x, x]) for x in (distance, known)))
+                        *(torch.cat([x, x]) for x in (distance, weight)))
     assert both["edge"][0].item() == pytest.approx(1.0)
 
 

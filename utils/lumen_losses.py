@@ -13,16 +13,16 @@ FAR_WEIGHT = 0.02  # of pixels beyond, so that no edge appears where none is
 
 def lumen_losses(
     lumen_logits: torch.Tensor, distance: torch.Tensor, lumen: torch.Tensor, true_distance: torch.Tensor,
-    known: torch.Tensor,
+    weight: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     """`area` (B,), cross-entropy and Dice against shares of lumen (B, 1, S, S) in [0, 1], and `edge` (B,), the mean
-    absolute error of the distance in px, near the wall where it is known (1, else 0), all (B, 1, S, S); and `dice`,
-    without gradient.
+    absolute error of the distance in px, near the wall, weighted by `weight`, see `data.lumen_crops.LumenMaps`, all
+    (B, 1, S, S); and `dice`, without gradient.
 
     Absolute, not squared: where an edge is unsure the median of where it may be is wanted.
     """
     area = vessel_losses(lumen_logits, lumen, **AREA_WEIGHTS)
     error = (distance - true_distance).abs()
-    weight = known * torch.where(true_distance.abs() <= EDGE_BAND_PX, 1.0, FAR_WEIGHT)
+    weight = weight * torch.where(true_distance.abs() <= EDGE_BAND_PX, 1.0, FAR_WEIGHT)
     edge = (weight * error).flatten(1).sum(dim=1) / weight.flatten(1).sum(dim=1).clamp_min(1)
     return {"area": area["loss"], "edge": edge, "dice": area["dice"]}

@@ -1,0 +1,1 @@
+"""Models of all makers side by side: the same frames, the same prompts, a mask and a score from each."""
