@@ -45,7 +45,7 @@ class Prompt:
 
 
 class Answer(NamedTuple):
-    """mask: bool (H, W) of the frame. score: how sure the contestant itself is, in [0, 1]; nan where it does not say."""
+    """mask: bool (H, W) of the frame. score: how sure the contestant is itself, in [0, 1]; nan where it does not say."""
 
     mask: np.ndarray
     score: float

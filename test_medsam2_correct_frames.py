@@ -1,0 +1,45 @@
+"""MedSAM2 as it was released on a few cases, at the frames that the analyst used. A tool, not a test.
+
+    python test_medsam2_correct_frames.py --data-csv data.csv --medsam2-checkpoint MedSAM2_latest.pt
+    python test_medsam2_correct_frames.py --data-csv data.csv --medsam2-checkpoint MedSAM2_latest.pt --prompts box
+    python test_medsam2_correct_frames.py --data-csv data.csv --random-init --limit 2        # does it run? no weights
+
+Asked with a box around the analysed segment and with points on its course; IoU and Dice against the analyst's mask of
+the segment. `test_sam3_correct_frames.py` asks SAM 3 with the same boxes and points; `compare_models.py` puts both and
+others into one table.
+
+Writes to --out: contest.json, contest.csv (a line an answer), contest_scores.png, contest_gallery_KIND.png, masks/.
+Not a medical device: for research only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from contest.session import add_case_arguments, add_output_arguments, add_prompt_arguments, hold_contest
+from utils.arguments import HelpFormatter
+from utils.entry import clean_exit
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    add_case_arguments(parser, folders=False)
+    parser.add_argument("--medsam2-checkpoint", type=Path, default=None,
+                        help="MedSAM2's released weights (MedSAM2_latest.pt)")
+    parser.add_argument("--random-init", action=argparse.BooleanOptionalAction, default=False,
+                        help="random weights: shows that it runs, and its time and memory; the scores mean nothing")
+    add_prompt_arguments(parser, ("box", "points"))
+    add_output_arguments(parser, "outputs/medsam2_correct_frames")
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    with clean_exit():
+        sys.exit(hold_contest(args, ["medsam2"], random=["medsam2"] if args.random_init else []))
+
+
+if __name__ == "__main__":
+    main()
