@@ -4,7 +4,8 @@
     python -m benchmarks.qca_accuracy --lesions 30 --out outputs/benchmarks
 
 Draws random lesions (see benchmarks/qca_cases.py for what they are and what truth means), measures each from the exact
-coverage of every pixel (float) and from the mask of pixel centres (bool), and prints bias, SD and mean absolute error
+coverage of every pixel (float), from the same blurred by one pixel (as of a network), and from the mask of pixel
+centres (bool), and prints bias, SD and mean absolute error
 of MLD, RVD, %DS and lesion length for all of them and by stratum. Targets: MLD bias within 0.03 mm and SD within
 0.08 mm, %DS within 2 points, on lesions of 20-90 %DS whose lumen is 0.5-4 mm wide. Thinner ones, two pixels or fewer,
 are drawn too and reported apart. Writes qca_accuracy.json and qca_accuracy_lesions.csv to --out.
@@ -34,17 +35,19 @@ QUANTITIES = {"mld": "mm", "ds": "points", "rvd": "mm", "length": "mm"}
 TARGET = {"mld_bias": 0.03, "mld_sd": 0.08, "ds_mae": 2.0}
 CURVED_DEG = 45.0  # turning of the course within the lesion
 ECCENTRIC = 0.5  # from here on one wall carries most of the plaque
+SEEN = 0.3  # share of lumen just outside of the edges at the MLD; with more, the edge is hidden
+LUMENS = ("coverage", "blurred", "mask")
 NEAR_MM = 2.0  # a found MLD farther from the true one is another place
 
 
 def measure_case(case: LumenCase, kind: str, seed: int) -> dict:
-    """Truth and measurement of one lumen. kind: "coverage" or "mask"."""
+    """Truth and measurement of one lumen. kind: one of `LUMENS`."""
     truth = case.truth
     record = {
         "kind": case.kind, "seed": seed, "lumen": kind, "spacing_mm": case.spacing_mm, "px_per_mm": case.px_per_mm,
         "eccentricity": case.eccentricity, "turning_deg": case.turning_deg, "mld_true": truth["MLD_mm"],
         "rvd_true": truth["interpolated_RVD_mm"], "ds_true": truth["diameter_stenosis_pct"],
-        "length_true": truth["lesion_length_mm"], "error": "",
+        "length_true": truth["lesion_length_mm"], "hidden": case.hidden, "error": "",
     }
     start = time.process_time()
     try:
@@ -64,9 +67,9 @@ def measure_case(case: LumenCase, kind: str, seed: int) -> dict:
 
 
 def measure_seed(seed: int) -> list[dict]:
-    """Both kinds of lumen of a seed's lesion."""
+    """All kinds of lumen of a seed's lesion."""
     case = draw_case(seed, KINDS[seed % len(KINDS)])
-    return [measure_case(case, lumen, seed) for lumen in ("coverage", "mask")]
+    return [measure_case(case, lumen, seed) for lumen in LUMENS]
 
 
 def strata(table: pd.DataFrame) -> dict[str, pd.Series]:
@@ -91,6 +94,8 @@ def strata(table: pd.DataFrame) -> dict[str, pd.Series]:
         "20-50 %DS": within("ds_true", 0, 50), "50-70 %DS": within("ds_true", 50, 70),
         "70-90 %DS": within("ds_true", 70, 100),
         "length below 6 mm": within("length_true", 0, 6), "length 6 mm or more": within("length_true", 6, 100),
+        "edges seen at the MLD": wanted & (table["hidden"] < SEEN),
+        "an edge hidden at the MLD": wanted & (table["hidden"] >= SEEN),
         "lumen below 0.5 mm": table["mld_true"] < LUMEN_MM[0],
     }
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from scipy.ndimage import gaussian_filter, map_coordinates
+
 from phantom.anatomy import LEFT, RIGHT
 from phantom.carm import CArm
 from phantom.contours import measure, segment_mask, trace_segment
@@ -32,6 +34,7 @@ STENOSIS_PCT = (20.0, 90.0)
 SPACING_MM = (0.18, 0.39)  # of the detector's pixels, as in the headers of clinical files
 LEAST_GAP_MM, TANDEM_TRIES = 1.0, 60
 SUPERSAMPLING = 8  # 64 points a pixel: the share is known to 0.01
+BLUR_PX = 1.0  # sigma, of maps as they come from a network
 MARGIN_PX = 24
 POINTS = 600
 STUB_DIAMETERS = (1.0, 3.0)  # how far beyond the segment's wall a side branch is left, in its own diameters
@@ -59,6 +62,21 @@ class LumenCase:
     turning_deg: float
     stubs: int
     proximal_px: tuple[float, float]
+
+    @property
+    def blurred(self) -> np.ndarray:
+        """The coverage as a network would predict it, its edges soft: float32 (H, W)."""
+        return gaussian_filter(self.coverage, BLUR_PX)
+
+    @property
+    def hidden(self) -> float:
+        """How much lumen there is just outside of the edges at the MLD, 0 to 1: of a branch, or of the vessel itself
+        where it folds. What is hidden there no mask tells."""
+        at = int(self.truth["MLD_centerline_index"])
+        left, right = self.trace["left_edge"][at], self.trace["right_edge"][at]
+        outwards = (right - left) / np.linalg.norm(right - left)
+        beside = np.stack([left - outwards, right + outwards])[:, ::-1].T
+        return float(map_coordinates(self.coverage, beside, order=1).max())
 
 
 def draw_case(seed: int, kind: str) -> LumenCase:

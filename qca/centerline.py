@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.interpolate import splev, splprep
+from scipy.linalg import solveh_banded
 from scipy.ndimage import map_coordinates
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
@@ -14,7 +14,9 @@ from qca.errors import QcaError
 from qca.lumen import LEVEL, Lumen
 
 STEP_PX = 0.5  # between points of the line: finer than any edge is known
-SKELETON_NOISE_PX = 0.6  # a skeleton runs through pixel centres, half a pixel off to either side
+# A course does not wind within its own width: such bends are those of one wall, or a skeleton's way from pixel to
+# pixel.
+COURSE_WIDTHS, LEAST_COURSE_PX = 0.4, 2.0
 LEAST_ASPECT = 1.5  # length by width; a rounder mask has no course
 DIRECTION = 1.5  # half widths over which a line's direction at its end is taken
 CORNER = 1.5  # half widths from the middle of an end to its corner, and a little more
@@ -35,20 +37,33 @@ def find_course(lumen: Lumen) -> np.ndarray:
             f"the lumen is {length:.0f} px long and {width:.0f} px wide: a blob has no course. A segment must be "
             f"at least {LEAST_ASPECT:g} times as long as wide"
         )
-    return extend_to_ends(smooth_line(line, SKELETON_NOISE_PX), lumen)
+    even = even_line(line)
+    return extend_to_ends(smooth_line(even, 2 * share_at(lumen.radius_px, even)), lumen)
 
 
-def smooth_line(points: np.ndarray, noise_px: float) -> np.ndarray:
-    """A line (n, 2) whose points are `noise_px` off (SD) as a smoothing spline, evenly spaced by about `STEP_PX`."""
-    arc = arc_length(points)
-    kept = np.append(True, np.diff(arc) > 1e-9)
-    points, arc = points[kept], arc[kept]
-    # Coarse points, or the spline would follow what neighbours share: the stairs of a mask.
-    where = np.linspace(0, arc[-1], max(6, int(arc[-1] / 2) + 1))
-    coarse = np.stack([np.interp(where, arc, points[:, axis]) for axis in (0, 1)])
-    spline, _ = splprep(coarse, u=where, k=3, s=len(where) * noise_px**2)
-    fine = np.stack(splev(np.linspace(0, arc[-1], 4 * len(where)), spline), axis=1)
-    return even_line(fine)
+def smooth_line(points: np.ndarray, width_px: np.ndarray) -> np.ndarray:
+    """A line (n, 2) of evenly spaced points as one that winds no faster than a vessel of widths (n,) px does. (N, 2)
+
+    Minimises the squares of what the points are off and of the line's bends, so that waves 2 pi times as long as
+    `COURSE_WIDTHS` widths are halved. Its points are again about `STEP_PX` apart.
+    """
+    reach_px = np.maximum(COURSE_WIDTHS * width_px, LEAST_COURSE_PX)
+    step_px = max(arc_length(points)[-1], 1e-9) / (len(points) - 1)
+    weight = (step_px / reach_px) ** 4
+    bands = bending_cost(len(points))
+    bands[2] += weight
+    return even_line(solveh_banded(bands, points * weight[:, None]))
+
+
+def bending_cost(count: int) -> np.ndarray:
+    """The sum of the squares of a series' second differences, a quadratic form, as its upper bands (3, count)."""
+    bands = np.zeros((3, count))
+    for first, weight in enumerate((1, 4, 1)):  # of each second difference's square, by 1, -2 and 1
+        bands[2, first : count - 2 + first] += weight
+    bands[1, 1 : count - 1] -= 2
+    bands[1, 2:] -= 2
+    bands[0, 2:] += 1
+    return bands
 
 
 def even_line(points: np.ndarray, step_px: float = STEP_PX) -> np.ndarray:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.signal import find_peaks
 
+from qca.reference import upper_hull
+
 LEAST_NARROWING = 0.08  # of the reference; less is within what a healthy vessel and its edges vary
 RECOVERY = 0.35  # two narrowings are one lesion unless between them less than this share of the smaller is left
 # A smooth wall leaves the healthy one as a parabola does, so the root of the narrowing goes straight to zero at the
@@ -35,7 +37,7 @@ def find_lesions(
     peaks, _ = find_peaks(np.pad(seen, 1, constant_values=-1), height=LEAST_NARROWING, prominence=LEAST_NARROWING / 2)
     peaks = _merge([int(peak) - 1 for peak in peaks], narrowing)
     if not peaks:
-        peaks = [int(seen.argmax())]
+        peaks = [_narrowest(arc, diameter, usable)]
     # Between two lesions the border of either lies before the widest place.
     cuts = [0, *(a + int(narrowing[a : b + 1].argmin()) for a, b in zip(peaks, peaks[1:])), len(arc) - 1]
     spans = [
@@ -43,6 +45,16 @@ def find_lesions(
         for peak, low, high in zip(peaks, cuts, cuts[1:])
     ]
     return sorted(spans, key=lambda span: -narrowing[span.mld])
+
+
+def _narrowest(arc: np.ndarray, diameter: np.ndarray, usable: np.ndarray) -> int:
+    """Where a vessel without a lesion is narrowest: by the straight lines that rest on it, which take its taper out."""
+    points = np.flatnonzero(usable)
+    if len(points) == 0:
+        return int(diameter.argmin())
+    hull = upper_hull(arc, diameter, points)
+    resting = np.interp(arc, arc[hull], diameter[hull])
+    return int(np.where(usable, 1 - diameter / resting, -np.inf).argmax())
 
 
 def _merge(peaks: list[int], narrowing: np.ndarray) -> list[int]:

@@ -26,8 +26,9 @@ MARGIN_PX = 8  # around the lumen: the edges' profiles end outside of it
 # distance, with half a pixel's correction, is no better: on 24 tubes of 2.5-14 px at random angles the mean width is
 # 0.03 px too small by it and 0.02 px by this (SD 0.03 px by both), near the axes 0.07 and 0.06 px.
 MASK_BLUR_PX = 0.7
-# SD of single points of an edge, at least: of a map by its 8-bit steps and like, of a mask by its pixels.
-MAP_NOISE_PX, MASK_NOISE_PX = 0.02, 0.15
+# SD of single points of an edge, at least: of a map by its 8-bit steps and like, of a mask by its pixels' stairs, which
+# several points in a row have in common.
+MAP_NOISE_PX, MASK_NOISE_PX = 0.02, 0.4
 
 
 class Lumen(NamedTuple):
@@ -35,7 +36,7 @@ class Lumen(NamedTuple):
 
     region: bool (h, w), what the course is found in. field: float64 (h, w), share of lumen, `LEVEL` at its edge.
     corner: (x, y) px of its first pixel in the picture. radius_px: float64 (h, w), distance to the wall. noise_px: SD
-    that single points of its edge have at least. flags: what was mended or is odd.
+    that single points of its edge have at least. flags: what was mended or is odd. is_mask: it was given as 0 and 1.
     """
 
     region: np.ndarray
@@ -44,6 +45,7 @@ class Lumen(NamedTuple):
     radius_px: np.ndarray
     noise_px: float
     flags: tuple[str, ...]
+    is_mask: bool
 
 
 def prepare_lumen(given: np.ndarray) -> Lumen:
@@ -75,7 +77,8 @@ def prepare_lumen(given: np.ndarray) -> Lumen:
         field = gaussian_filter(field, MASK_BLUR_PX)
     radius_px = _distance(region)
     corner = np.array([columns[0], rows[0]], float)
-    return Lumen(region, field, corner, radius_px, MASK_NOISE_PX if is_mask else MAP_NOISE_PX, tuple(flags))
+    noise_px = MASK_NOISE_PX if is_mask else MAP_NOISE_PX
+    return Lumen(region, field, corner, radius_px, noise_px, tuple(flags), is_mask)
 
 
 def _find_region(field: np.ndarray, is_mask: bool) -> tuple[np.ndarray, list[str]]:

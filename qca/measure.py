@@ -13,17 +13,18 @@ import numpy as np
 
 from data.anatomy import arc_length
 from qca.calibration import Calibration
-from qca.centerline import STEP_PX, extend_to_ends, find_course, inner_part, smooth_line, turned
+from qca.centerline import STEP_PX, extend_to_ends, find_course, inner_part, normals, smooth_line, turned
 from qca.diameters import diameters_across, match_edges
-from qca.edges import END_WIDTHS, Offsets, edge_points, find_offsets, opened, smooth_offsets
+from qca.edges import (
+    END_WIDTHS, Offsets, bridge, edge_points, find_offsets, fit_to_pixels, middle_of, opened, smooth_offsets,
+)
 from qca.errors import QcaError
 from qca.lesion import LEAST_NARROWING, Span, find_lesions
 from qca.lumen import LEVEL, Lumen, prepare_lumen
 from qca.reference import MOST_ABOVE, bridge_reference, falling_envelope, fit_taper, interpolate_reference
 
-REFINEMENTS = 2  # of the course by the middle of its edges
+REFINEMENTS = 3  # of the course by the middle of its edges
 COARSE_STEP_PX = 0.5  # of the profiles meanwhile
-MIDDLE_NOISE_PX = 0.3  # of such a middle: each edge of a mask is known to 0.3 px (a pixel by root 12) a point
 LEAST_PX = 1e-3  # for diameters that are divided by
 LEAST_WIDTH_PX = 1.5  # in the median; a thinner mask is a line that somebody drew
 FINEST_PX = 2.0  # a thinner lumen is told by a few pixels only
@@ -147,7 +148,9 @@ def measure_lumen(
         line = line[::-1]
     for _ in range(REFINEMENTS):
         line = _through_the_middle(line, find_offsets(line, prepared, COARSE_STEP_PX), prepared)
-    offsets = smooth_offsets(find_offsets(line, prepared), prepared.noise_px)
+    offsets = smooth_offsets(bridge(line, find_offsets(line, prepared)), prepared.noise_px)
+    if prepared.is_mask:
+        offsets = fit_to_pixels(line, offsets, prepared)
     left, right = edge_points(line, offsets)
     inner = inner_part(arc_length(line), offsets.left + offsets.right, END_WIDTHS)
     diameter = np.maximum(diameters_across(left, right, STEP_PX, inner), LEAST_PX)
@@ -197,7 +200,7 @@ def measure_widths(
     arc = arc_length(line)
     bridged = np.zeros(len(line), bool) if bridged is None else bridged
     if reference_px is None:
-        reference, spans = _find_reference(arc, diameter, bridged)
+        reference, spans = _find_reference(arc, diameter)
     else:
         reference = reference_px
         spans = find_lesions(arc, diameter, reference, np.ones(len(arc), bool))
@@ -230,29 +233,32 @@ def _check_area(diameter: np.ndarray, lumen: Lumen) -> list[str]:
 
 def _through_the_middle(line: np.ndarray, offsets: Offsets, lumen: Lumen) -> np.ndarray:
     """The line (N, 2) moved to the middle between its edges; its ends, where a cut pulls the middle, run straight."""
-    left, right = edge_points(line, offsets)
-    inner = inner_part(arc_length(line), offsets.left + offsets.right, END_WIDTHS)
-    sure = inner & ~offsets.bridged  # at a branch the middle is where the bridge happens to lie
-    middle = ((left + right) / 2)[sure if sure.sum() > inner.sum() / 2 else inner]
-    return extend_to_ends(smooth_line(middle, MIDDLE_NOISE_PX), lumen)
+    width = offsets.left + offsets.right
+    if not np.isfinite(width).any():
+        return line
+    width = np.where(np.isfinite(width), width, np.nanmedian(width))
+    inner = np.flatnonzero(inner_part(arc_length(line), width, END_WIDTHS))
+    part = slice(inner[0], inner[-1] + 1)
+    between = offsets._replace(left=offsets.left[part], right=offsets.right[part], bridged=offsets.bridged[part])
+    middle = line[part] + middle_of(between)[:, None] * normals(line)[part]
+    return extend_to_ends(smooth_line(middle, width[part]), lumen)
 
 
-def _find_reference(arc: np.ndarray, diameter: np.ndarray, bridged: np.ndarray) -> tuple[np.ndarray, list[Span]]:
+def _find_reference(arc: np.ndarray, diameter: np.ndarray) -> tuple[np.ndarray, list[Span]]:
     """Reference (N,) and lesions, each from the other: first by the falling envelope, then by the healthy parts."""
     width = float(np.median(diameter))
-    inner = inner_part(arc, diameter, END_WIDTHS)
-    usable = inner & ~bridged
-    taper = fit_taper(arc, diameter, usable)
+    inner = inner_part(arc, diameter, END_WIDTHS)  # with what was bridged: a short vessel may have no other healthy part
+    taper = fit_taper(arc, diameter, inner)
     near = int(width * (len(arc) - 1) / arc[-1])
     steady = opened(diameter, max(3, int(RECOVERED_WIDTHS * near) | 1), near)
-    envelope = falling_envelope(steady, taper, usable)
+    envelope = falling_envelope(steady, taper, inner)
     spans = find_lesions(arc, diameter, envelope, inner)
     reference = envelope
     for span in spans:
-        reference = bridge_reference(arc, diameter, reference, span.start, span.mld, span.end, usable)
+        reference = bridge_reference(arc, diameter, reference, span.start, span.mld, span.end, inner)
     spans = find_lesions(arc, diameter, reference, inner)
     for _ in range(2):
-        healthy = usable & (diameter > (1 - LEAST_NARROWING) * envelope) & (diameter < (1 + MOST_ABOVE) * taper)
+        healthy = inner & (diameter > (1 - LEAST_NARROWING) * envelope) & (diameter < (1 + MOST_ABOVE) * taper)
         for span in spans:
             if diameter[span.mld] < (1 - LEAST_NARROWING) * reference[span.mld]:
                 margin = BESIDE_WIDTHS * width

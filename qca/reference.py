@@ -72,12 +72,7 @@ def bridge_reference(
     """
     reach = BESIDE_LENGTHS * (arc[end] - arc[start])
     is_near = (arc >= arc[start] - reach) & (arc <= arc[end] + reach)
-    near = np.flatnonzero(is_near & (usable | (np.arange(len(arc)) == mld)))
-    hull: list[int] = []
-    for point in near:
-        while len(hull) > 1 and _is_below(arc, diameter, hull[-2], hull[-1], point):
-            hull.pop()
-        hull.append(int(point))
+    hull = upper_hull(arc, diameter, np.flatnonzero(is_near & (usable | (np.arange(len(arc)) == mld))))
     before, after = [at for at in hull if at < mld], [at for at in hull if at > mld]
     if not before or not after:
         return reference
@@ -86,6 +81,16 @@ def bridge_reference(
     raised = reference.copy()
     raised[part] = np.maximum(reference[part], np.interp(arc[part], arc[ends], diameter[ends]))
     return raised
+
+
+def upper_hull(arc: np.ndarray, diameter: np.ndarray, points: np.ndarray) -> list[int]:
+    """The corners of the line that rests on all of `points`, ascending indices (n,) into arc and diameter (N,)."""
+    hull: list[int] = []
+    for point in points:
+        while len(hull) > 1 and _is_below(arc, diameter, hull[-2], hull[-1], point):
+            hull.pop()
+        hull.append(int(point))
+    return hull
 
 
 def _is_below(arc: np.ndarray, diameter: np.ndarray, first: int, middle: int, last: int) -> bool:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from qca.calibration import Calibration
 from qca.measure import measure_edges, measure_lumen
@@ -136,6 +137,76 @@ def test_side_branch_widens_neither_diameter_nor_reference(at):
         assert measured.worst.mld_px == pytest.approx(alone.worst.mld_px, abs=allowed)
         assert measured.worst.reference_px == pytest.approx(12, abs=0.4)
         assert measured.diameter_px[5:-5].max() < 13.2
+
+
+@pytest.mark.parametrize("shift", (0.0, 0.4), ids=("concentric", "eccentric"))
+def test_a_branch_that_hides_one_wall_at_the_narrowest_is_bridged_parallel_to_the_other_wall(shift):
+    line = straight_line(20, length_px=130)
+    widths = narrowed(line, 12.0, 60, 30)
+    across = np.array([-np.sin(np.radians(20)), np.cos(np.radians(20))])
+    twig = line[len(line) // 2] + np.linspace(0, 8, 40)[:, None] * across
+    lesion = edges_of(line, widths, shift * (12 - widths) / 2)
+    for lumen, allowed in zip(draw_tubes([lesion, edges_of(twig, 4.0)]), (0.6, 0.9)):
+        measured = measure_lumen(lumen, proximal_px=tuple(line[0]))
+        assert measured.bridged[measured.worst.mld]
+        assert measured.worst.mld_px == pytest.approx(4.8, abs=allowed)
+
+
+def test_the_course_runs_through_the_middle_and_does_not_wander():
+    line = sine_line()
+    for lumen, allowed in zip(draw_tubes([edges_of(line, np.linspace(9, 6, len(line)))]), (0.2, 0.3)):
+        measured = measure_lumen(lumen, proximal_px=tuple(line[0]))
+        away = np.linalg.norm(measured.line_px[20:-20, None] - line, axis=2).min(axis=1)
+        assert away.max() < allowed
+
+
+def test_the_course_stays_inside_a_short_eccentric_lesion():
+    line = straight_line(20)
+    widths = narrowed(line, 20.0, 80, 24)
+    coverage, mask = draw_tubes([edges_of(line, widths, 0.9 * (20 - widths) / 2)])
+    for lumen, allowed in ((coverage, 0.4), (mask, 0.8)):
+        measured = measure_lumen(lumen, proximal_px=tuple(line[0]))
+        assert measured.worst.mld_px == pytest.approx(4, abs=allowed) and not measured.bridged.any()
+        assert mask[tuple(np.rint(measured.line_px[10:-10]).astype(int).T[::-1])].all()
+
+
+def test_a_wide_place_between_two_narrowings_is_no_branch():
+    line = straight_line(15, length_px=120)
+    widths = np.minimum(narrowed(line, 18.0, 65, 24, at=0.22), narrowed(line, 18.0, 50, 24, at=0.6))
+    for lumen in draw_tubes([edges_of(line, widths)]):
+        measured = measure_lumen(lumen, proximal_px=tuple(line[0]))
+        assert not measured.bridged.any()
+        assert [lesion.stenosis_pct for lesion in measured.lesions] == pytest.approx([65, 50], abs=3)
+
+
+@pytest.mark.parametrize("blur_px", (1.0, 2.0))
+@pytest.mark.parametrize("width_px, length_px", ((10.0, 40.0), (16.0, 22.0)), ids=("long", "short"))
+def test_a_soft_map_is_measured_as_if_it_were_sharp(blur_px, width_px, length_px):
+    line = straight_line(25)
+    coverage, _ = draw_tubes([edges_of(line, narrowed(line, width_px, 60, length_px))])
+    measured = measure_lumen(gaussian_filter(coverage, blur_px), proximal_px=tuple(line[0]))
+    assert measured.worst.mld_px == pytest.approx(0.4 * width_px, abs=0.12 * blur_px)
+    assert measured.worst.reference_px == pytest.approx(width_px, abs=0.25)
+
+
+@pytest.mark.parametrize("width_px, stenosis_pct, length_px", ((14.0, 60, 22.0), (16.0, 70, 20.0)))
+def test_a_short_lesion_of_a_mask_is_not_filled(width_px, stenosis_pct, length_px):
+    off = []
+    for angle_deg in (3, 11, 25, 38, 52, 68):
+        line = straight_line(angle_deg)
+        widths = narrowed(line, width_px, stenosis_pct, length_px)
+        _, mask = draw_tubes([edges_of(line, widths)])
+        off.append(measure_lumen(mask, proximal_px=tuple(line[0])).worst.mld_px - widths.min())
+    assert abs(np.mean(off)) < 0.12
+
+
+def test_without_a_lesion_the_narrowest_place_is_sought_by_the_taper():
+    line = straight_line(25, length_px=120)
+    share = np.linspace(0, 1, len(line))
+    widths = np.interp(share, (0, 0.45, 0.6, 0.8, 1), (16, 15, 9.6, 9.3, 6))  # drops, is level, goes on
+    measured = measure_lumen(draw_tubes([edges_of(line, widths)])[0], proximal_px=tuple(line[0]))
+    assert any("no lesion" in flag for flag in measured.flags)
+    assert measured.arc_px[measured.worst.mld] == pytest.approx(0.62 * 120, abs=8)
 
 
 def test_proximal_end_gives_the_order_and_nothing_else():
