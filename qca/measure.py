@@ -15,13 +15,14 @@ from data.anatomy import arc_length
 from qca.calibration import Calibration
 from qca.centerline import STEP_PX, extend_to_ends, find_course, inner_part, normals, smooth_line, turned
 from qca.diameters import diameters_across, match_edges
-from qca.edges import (
-    END_WIDTHS, Offsets, bridge, edge_points, find_offsets, fit_to_pixels, middle_of, opened, smooth_offsets,
-)
+from qca.edges import Offsets, edge_points, find_offsets
 from qca.errors import QcaError
 from qca.lesion import LEAST_NARROWING, Span, find_lesions
 from qca.lumen import LEVEL, Lumen, prepare_lumen
+from qca.mouths import END_WIDTHS, bridge, middle_of, opened
+from qca.pixel_fit import fit_to_pixels
 from qca.reference import MOST_ABOVE, bridge_reference, falling_envelope, fit_taper, interpolate_reference
+from qca.smoothing import smooth_offsets
 
 REFINEMENTS = 3  # of the course by the middle of its edges
 COARSE_STEP_PX = 0.5  # of the profiles meanwhile
@@ -247,7 +248,7 @@ def _through_the_middle(line: np.ndarray, offsets: Offsets, lumen: Lumen) -> np.
 def _find_reference(arc: np.ndarray, diameter: np.ndarray) -> tuple[np.ndarray, list[Span]]:
     """Reference (N,) and lesions, each from the other: first by the falling envelope, then by the healthy parts."""
     width = float(np.median(diameter))
-    inner = inner_part(arc, diameter, END_WIDTHS)  # with what was bridged: a short vessel may have no other healthy part
+    inner = inner_part(arc, diameter, END_WIDTHS)  # bridged places too: a short vessel may have no other
     taper = fit_taper(arc, diameter, inner)
     near = int(width * (len(arc) - 1) / arc[-1])
     steady = opened(diameter, max(3, int(RECOVERED_WIDTHS * near) | 1), near)
