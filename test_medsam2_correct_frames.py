@@ -1,15 +1,16 @@
 """MedSAM2 as it was released on a few cases, at the frames that the analyst used. A tool, not a test.
 
     python test_medsam2_correct_frames.py --data-csv data.csv --medsam2-checkpoint MedSAM2_latest.pt
-    python test_medsam2_correct_frames.py --data-csv data.csv --medsam2-checkpoint MedSAM2_latest.pt --prompts box
+    python test_medsam2_correct_frames.py --data-csv data.csv --medsam2-checkpoint MedSAM2_latest.pt --propagate 3
     python test_medsam2_correct_frames.py --data-csv data.csv --random-init --limit 2        # does it run? no weights
 
 Asked with a box around the analysed segment and with points on its course; IoU and Dice against the analyst's mask of
 the segment. `test_sam3_correct_frames.py` asks SAM 3 with the same boxes and points; `compare_models.py` puts both and
-others into one table.
+others into one table. With --propagate the answer to the box is carried through the whole cine, as MedSAM2 can: for
+looking at, since other frames have no mask to be scored against.
 
-Writes to --out: contest.json, contest.csv (a line an answer), contest_scores.png, contest_gallery_KIND.png, masks/.
-Not a medical device: for research only.
+Writes to --out: contest.json, contest.csv (a line an answer), contest_scores.png, contest_gallery_KIND.png, masks/,
+propagation/ (a picture, and the masks of all frames as .npy, bool (T, H, W)). Not a medical device: for research only.
 """
 
 from __future__ import annotations
@@ -18,8 +19,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from contest.session import add_case_arguments, add_output_arguments, add_prompt_arguments, hold_contest
-from utils.arguments import HelpFormatter
+from tqdm import tqdm
+
+from contest.cases import SEGMENT
+from contest.propagation import propagate_case
+from contest.prompts import Asked, prompts_of
+from contest.session import (
+    add_case_arguments, add_output_arguments, add_prompt_arguments, hold_contest, read_cases, without_empty,
+)
+from utils.arguments import HelpFormatter, choose_device, non_negative_int
 from utils.entry import clean_exit
 
 
@@ -30,15 +38,35 @@ def build_parser() -> argparse.ArgumentParser:
                         help="MedSAM2's released weights (MedSAM2_latest.pt)")
     parser.add_argument("--random-init", action=argparse.BooleanOptionalAction, default=False,
                         help="random weights: shows that it runs, and its time and memory; the scores mean nothing")
+    parser.add_argument("--propagate", type=non_negative_int, default=0, metavar="N",
+                        help="carry the masks of the first N cases through their cines")
     add_prompt_arguments(parser, ("box", "points"))
     add_output_arguments(parser, "outputs/medsam2_correct_frames")
     return parser
 
 
+def propagate(args: argparse.Namespace) -> None:
+    """Carry masks through the cines of the first cases."""
+    from contest.medsam2 import build_medsam2_contestant  # imports sam2, seconds that --help need not wait
+
+    contestant = build_medsam2_contestant(
+        args.medsam2_checkpoint, random_init=args.random_init, device=choose_device(args.device)
+    )
+    cases, _ = without_empty(read_cases(args)[0])
+    for case in tqdm(cases[: args.propagate], desc="propagating", unit="cine"):
+        segment = case.read()[1][SEGMENT]
+        prompt = prompts_of(case, segment, ["box"], Asked(margin_px=args.box_margin_px), seed=args.seed)["box"]
+        propagate_case(contestant, case, prompt, args.out / "propagation")
+    print(f"cines in {args.out / 'propagation'}", flush=True)
+
+
 def main() -> None:
     args = build_parser().parse_args()
     with clean_exit():
-        sys.exit(hold_contest(args, ["medsam2"], random=["medsam2"] if args.random_init else []))
+        status = hold_contest(args, ["medsam2"], random=["medsam2"] if args.random_init else [])
+        if status == 0 and args.propagate:
+            propagate(args)
+        sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 """Stage 1: SAM 3 learns to segment coronary vessels from DeepSA pseudo-labels.
 
     python train_stage1_deepsa.py --data-csv data.csv --sam3-checkpoint sam3.pt         # the mission's run
+    python train_stage1_deepsa.py --data-csv data.csv --backbone medsam2 --medsam2-checkpoint MedSAM2_latest.pt
     python train_stage1_deepsa.py --data-csv data.csv --backbone sam3-tiny --epochs 5   # on a CPU
     python train_stage1_deepsa.py --data-csv data.csv --backbone sam3-tiny --dry-run    # does it all work?
     python train_stage1_deepsa.py ... --resume                                          # go on from there
+    python train_stage1_deepsa.py ... --lora                                            # train small adapters only
     python train_stage1_deepsa.py ... --eval-only --init-from checkpoints/phase1_deepsa_best.pth
     torchrun --nproc-per-node 2 train_stage1_deepsa.py ...                              # as torchrun says
 
 Windows: the script starts its processes itself. For torchrun there, `set USE_LIBUV=0` before it.
 
 Ctrl-C or SIGTERM saves at the next step and leaves. In --checkpoint-dir: phase1_deepsa_latest.pth (to go on),
-_best.pth (best validation Dice against the labels), _history.jsonl, _curves.png, _metrics.json
+_best.pth (best validation Dice against the labels; with --lora also _adapter.pth, without the frozen backbone),
+_history.jsonl, _curves.png, _metrics.json
 (--eval-split train or all: _metrics_train.json, _metrics_all.json).
 """
 
@@ -21,6 +24,8 @@ import argparse
 import torch
 
 from models.deepsa_model import build_deepsa_model
+from models.lora import plain_weights
+from utils.arguments import weights_arguments
 from utils.checkpoint import CheckpointError, load_checkpoint, load_weights
 from utils.entry import clean_exit
 from utils.losses import vessel_losses
@@ -43,21 +48,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def build_model(args: argparse.Namespace, resumes: bool) -> tuple[torch.nn.Module, dict | None]:
-    """The model from SAM 3's weights, at random, or from a stage 1 checkpoint (--init-from)."""
+    """The model from its backbone's released weights, at random, or from a stage 1 checkpoint (--init-from)."""
     source = None if resumes else args.init_from
-    from_sam3 = not resumes and source is None
+    from_released = not resumes and source is None
     model = build_deepsa_model(
         backbone=args.backbone, image_size=args.image_size, use_view=args.use_view,
-        sam3_checkpoint=args.sam3_checkpoint if from_sam3 else None,
-        random_init=args.random_init or not from_sam3,
+        random_init=args.random_init or not from_released, **(weights_arguments(args) if from_released else {}),
     )
     if source is None:
         return model, None
     checkpoint = load_checkpoint(source)
     if (stage := checkpoint["stage"]) != STAGE:
-        raise CheckpointError(f"{source}: of stage {stage!r}; stage 1 starts from {STAGE!r} or from SAM 3")
+        raise CheckpointError(f"{source}: of stage {stage!r}; stage 1 starts from {STAGE!r} or from released weights")
     check_image_size_of(checkpoint, args)
-    load_weights(model, checkpoint["model"], source=source)
+    load_weights(model, plain_weights(checkpoint, source=source), source=source)
     return model, describe_parent(source, checkpoint)
 
 

@@ -21,11 +21,11 @@ import torch
 from tqdm import tqdm
 
 from contest.cases import Case
-from contest.contestant import Answer, Contestant, MissingWeights
+from contest.contestant import Answer, Contestant
 from contest.lineup import Settings, build_contestant
 from contest.prompts import Asked, main_mask, prompts_of
 from data.errors import DataError
-from utils.checkpoint import CheckpointError
+from utils.checkpoint import CheckpointError, MissingWeights
 from utils.files import write_bytes_atomic
 from utils.metrics import dice, iou
 

@@ -2,6 +2,7 @@
 
     cases = cases_of_table(load_table("dataset.csv", split="val"))      # at each row's frame_index
     cases = cases_of_folders("echo/images", "echo/masks")               # any modality, PNG, DICOM or NIfTI
+    cases = cases_of_coco(load_coco("arcade/test.json", "arcade/images"))
     frame, masks = cases[0].read()
     masks["segment"], masks.get("truth")
 """
@@ -18,7 +19,8 @@ import pandas as pd
 
 from contest.contestant import NO_VIEW
 from contest.volumes import VOLUME_SUFFIXES, read_slice, slices_with_labels
-from data.cine import read_frame
+from data.cine import cine_shape, read_frame
+from data.coco import CocoImage, CocoObject, CocoSet
 from data.contours import read_contours
 from data.errors import DataError
 from data.frame_source import is_frame_file, open_frames
@@ -36,13 +38,16 @@ class Case:
 
     name: unique, fit for a file name. patient: the unit that scores are resampled by. read() gives the frame, uint8 RGB
     (H, W, 3), and its masks, bool (H, W) each, by the names of `MASK_NAMES`, "segment" always; it raises DataError.
-    course_px: the segment's course, float64 (n, 2) (x, y) px, where one was drawn. view_deg: nan = unknown.
+    read_course() gives the segment's course, float64 (n, 2) (x, y) px, None where none was drawn; read_cine() all
+    frames, uint8 RGB (T, H, W, 3), and which of them is asked about, None where there is but one. view_deg: nan =
+    unknown.
     """
 
     name: str
     patient: str
     read: Callable[[], tuple[np.ndarray, dict[str, np.ndarray]]]
     read_course: Callable[[], np.ndarray | None]
+    read_cine: Callable[[], tuple[np.ndarray, int]] | None = None
     view_deg: tuple[float, float] = NO_VIEW
 
 
@@ -52,6 +57,7 @@ def cases_of_table(table: pd.DataFrame) -> list[Case]:
         Case(
             name=f"line{row['csv_line']}", patient=str(row["patient_id"]), read=functools.partial(_read_row, row),
             read_course=functools.partial(_course_of_row, row["contours_path"]),
+            read_cine=functools.partial(_cine_of_row, row["cine_path"], int(row["frame_index"])),
             view_deg=(row["primary_angle"], row["secondary_angle"]),
         )
         for row in table.to_dict("records")
@@ -62,6 +68,11 @@ def _read_row(row: Mapping) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     frame = read_frame(row["cine_path"], row["frame_index"])
     masks = {SEGMENT: read_mask(row["vessel_mask_actual_path"]), **read_frame_masks(row, frame.shape[:2])}
     return frame, masks
+
+
+def _cine_of_row(path: str, frame_index: int) -> tuple[np.ndarray, int]:
+    frames, _, _ = cine_shape(path)
+    return np.stack([read_frame(path, number) for number in range(frames)]), frame_index
 
 
 def _course_of_row(path: str) -> np.ndarray:
@@ -97,6 +108,20 @@ def cases_of_folders(images: str | Path, masks: str | Path, *, label: int | None
     if not cases:
         raise DataError(f"{masks}: no slice has a mask{'' if label is None else f' of label {label}'}")
     return cases
+
+
+def cases_of_coco(regions: CocoSet) -> list[Case]:
+    """A case for each annotated region, such as ARCADE's stenoses; each picture stands for a patient of its own."""
+    return [
+        Case(name=f"{image.path.stem}_{one.annotation_id}", patient=str(image.image_id),
+             read=functools.partial(_read_region, image, one), read_course=_no_course, view_deg=image.view_deg)
+        for image in regions.images for one in image.objects
+    ]
+
+
+def _read_region(image: CocoImage, one: CocoObject) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    frame = image.read()
+    return frame, {SEGMENT: one.mask(frame.shape[:2])}
 
 
 def _is_picture(path: Path) -> bool:

@@ -16,10 +16,6 @@ import numpy as np
 NO_VIEW = (float("nan"), float("nan"))
 
 
-class MissingWeights(FileNotFoundError):
-    """A contestant's weights are not at hand; the message is one sentence that says how to get them."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
     """What is asked for in a frame; what is None is not said.
@@ -45,7 +41,7 @@ class Prompt:
 
 
 class Answer(NamedTuple):
-    """mask: bool (H, W) of the frame. score: how sure the contestant is itself, in [0, 1]; nan where it does not say."""
+    """mask: bool (H, W) of the frame. score: how sure the contestant is, in [0, 1]; nan where it does not say."""
 
     mask: np.ndarray
     score: float

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from pathlib import Path
 import torch
 
 from contest.cases import Case
-from contest.contestant import Contestant, MissingWeights
+from contest.contestant import Contestant
 from contest.trees import FrangiContestant, fitted_frangi, load_own
+from utils.checkpoint import MissingWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +34,12 @@ class Settings:
     training: Sequence[Case] = ()
 
 
-def _sam3(settings: Settings) -> Contestant:
+def _sam3(settings: Settings, box_means: str = "exemplar") -> Contestant:
     from contest.sam3 import build_sam3_contestant  # imports the whole package, seconds that others need not wait
 
     return build_sam3_contestant(
-        settings.sam3_checkpoint, random_init="sam3" in settings.random, device=torch.device(settings.device)
+        settings.sam3_checkpoint, random_init="sam3" in settings.random, device=torch.device(settings.device),
+        box_means=box_means,
     )
 
 
@@ -61,9 +64,10 @@ def _frangi(settings: Settings) -> Contestant:
 
 
 NAMED: dict[str, Callable[[Settings], Contestant]] = {
-    "sam3": _sam3, "medsam2": _medsam2, "litemedsam": _litemedsam, "frangi": _frangi,
+    "sam3": _sam3, "sam3-object": functools.partial(_sam3, box_means="object"), "medsam2": _medsam2,
+    "litemedsam": _litemedsam, "frangi": _frangi,
 }
-WITH_WEIGHTS = ("sam3", "medsam2", "litemedsam")  # those that could have random ones
+WITH_WEIGHTS = ("sam3", "medsam2", "litemedsam")  # whose could be random
 
 
 def build_contestant(entry: str, settings: Settings) -> Contestant:

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from contest.arena import Contest, run_contest
-from contest.cases import Case, cases_of_folders, cases_of_table
+from contest.cases import Case, cases_of_coco, cases_of_folders, cases_of_table
 from contest.lineup import Settings
 from contest.prompts import MARGIN_PX, POINTS, TEXT, Asked
 from contest.report import describe_contest, records_of, save_contest
 from contest.scores import MARGIN_IOU, Verdict, decide, summarise
+from data.coco import load_coco
 from data.errors import DataError
 from data.paths import parse_path_maps
 from data.schema import load_table, select_split
@@ -27,7 +28,7 @@ FITTED_ON = 12  # training frames that a threshold is chosen on
 
 
 def add_case_arguments(parser: argparse.ArgumentParser, *, folders: bool) -> None:
-    """--data-csv and its kin, --split, --limit; with `folders` also --images, --masks, --label."""
+    """--data-csv and its kin, --split, --limit; with `folders` also --images and what goes with it."""
     add_data_arguments(parser, required=not folders)
     if folders:
         add = parser.add_argument_group("instead of a CSV").add_argument
@@ -35,6 +36,9 @@ def add_case_arguments(parser: argparse.ArgumentParser, *, folders: bool) -> Non
             "modality")
         add("--masks", type=Path, default=None, help="folder of their masks, named as they are; a NIfTI volume is "
             "taken slice by slice")
+        add("--annotations", type=Path, default=None, help="annotated regions of --images, JSON in COCO's format such "
+            "as ARCADE's, in place of --masks")
+        add("--category", default=None, help="name or id of their category; without it those with \"stenosis\" in it")
         add("--label", type=int, default=None, help="value in label maps that is meant; without it all that is not 0")
     parser.add_argument("--split", choices=("train", "val", "all"), default="val", help="rows of the CSV to ask about")
     parser.add_argument("--limit", type=positive_int, default=20, metavar="N",
@@ -63,8 +67,9 @@ def add_output_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
 
 def check_case_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """A usage error unless either a CSV or two folders are given."""
-    if (args.images is None) != (args.masks is None) or (args.data_csv is None) == (args.images is None):
-        parser.error("give --data-csv, or --images and --masks")
+    drawn = [given for given in (args.masks, args.annotations) if given is not None]
+    if (args.images is None) != (len(drawn) == 0) or len(drawn) > 1 or (args.data_csv is None) == (args.images is None):
+        parser.error("give --data-csv, or --images and either --masks or --annotations")
     if any(px < 0 for px in args.jitter_px):
         parser.error("--jitter-px: allowed are 0 and more")
 
@@ -72,7 +77,10 @@ def check_case_arguments(parser: argparse.ArgumentParser, args: argparse.Namespa
 def read_cases(args: argparse.Namespace) -> tuple[list[Case], list[Case]]:
     """(cases, training cases): what is asked about, and what thresholds may be chosen on, of other patients."""
     if args.data_csv is None:
-        cases = cases_of_folders(args.images, args.masks, label=args.label)
+        if args.annotations is not None:
+            cases = cases_of_coco(load_coco(args.annotations, args.images, args.category))
+        else:
+            cases = cases_of_folders(args.images, args.masks, label=args.label)
         patients = pd.DataFrame({"patient_id": [case.patient for case in cases]})
         return [cases[at] for at in choose_cases(patients, args.limit, seed=args.seed)], []
     table = load_table(args.data_csv, args.data_root, parse_path_maps(args.path_map))

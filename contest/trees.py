@@ -19,7 +19,7 @@ from utils.metrics import dice
 from utils.prediction import LUMEN_STAGE, THRESHOLD, predict_vessels
 
 # Of a frame of 512 px. An artery of 1 to 4 mm is 3 to 16 px wide there, and the filter answers best where sigma is half
-# of that; with 1.5 px for the thinnest, noise costs more than they bring (Dice 0.38 against 0.45 on phantoms, 2026-11-22).
+# that; with 1.5 px for the thinnest, noise costs more than they bring (Dice 0.38, not 0.45, on phantoms, 2026-11-22).
 FRANGI_SIGMAS_PX = (2.0, 3.0, 4.0, 5.0)
 FRANGI_OF_PX = 512
 FRANGI_THRESHOLDS = tuple(np.round(np.geomspace(0.02, 0.6, 24), 4).tolist())

@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.backbone import build_backbone
+from models.backbone import Backbone, build_backbone
 from models.fusion import ViewConditionedFeatureFusion
 from models.segmentation_head import VesselSegmentationHead
+from models.unet import PixelHead
 from models.view_encoder import CategoricalViewEncoder
 
 
@@ -57,14 +58,20 @@ class SAM3DeepSAModel(nn.Module):
         return list(groups.values())
 
 
-def build_deepsa_model(*, backbone: str, image_size: int, use_view: bool = True,
-                       sam3_checkpoint: str | Path | None = None, random_init: bool = False) -> SAM3DeepSAModel:
+def build_deepsa_model(*, backbone: str, image_size: int, use_view: bool = True, random_init: bool = False,
+                       **checkpoints: str | Path | None) -> SAM3DeepSAModel:
     """Build the stage 1 model; arguments and errors as in `models.backbone.build_backbone`."""
-    encoder = build_backbone(backbone, image_size=image_size, sam3_checkpoint=sam3_checkpoint,
-                             random_init=random_init)
+    encoder = build_backbone(backbone, image_size=image_size, random_init=random_init, **checkpoints)
     return SAM3DeepSAModel(
         backbone=encoder,
         view_encoder=CategoricalViewEncoder() if use_view else None,
         fusion=ViewConditionedFeatureFusion(channels=encoder.channels, num_levels=encoder.num_levels) if use_view else None,
-        segmentation_head=VesselSegmentationHead(channels=encoder.channels, num_levels=encoder.num_levels),
+        segmentation_head=build_segmentation_head(encoder),
     )
+
+
+def build_segmentation_head(encoder: Backbone) -> nn.Module:
+    """The head that makes vessel logits of an encoder's maps; a U-Net's needs no more than a last layer."""
+    if encoder.num_levels == 1:
+        return PixelHead(channels=encoder.channels)
+    return VesselSegmentationHead(channels=encoder.channels, num_levels=encoder.num_levels)

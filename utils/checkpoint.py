@@ -26,6 +26,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used; the text names the file, what is wrong and what to do."""
 
 
+class MissingWeights(FileNotFoundError):
+    """Released weights are not at hand; the message is one sentence that says how to get them."""
+
+
 def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
     """Write `checkpoint` to `path` in one step; paths and numpy scalars in it become plain values.
 

@@ -13,6 +13,7 @@ import torch
 
 from data.errors import DataError
 from engine import NonFiniteError
+from models.lora import LoraError
 from utils.checkpoint import CheckpointError
 from utils.distributed import Ranks, unwrap_model
 from utils.interrupt import Interrupted, exit_code_of
@@ -21,7 +22,7 @@ from utils.spawn import RankError
 from utils.training_state import TrainingState
 
 # Their texts say what is wrong and what to do; a traceback would only hide that.
-EXPLAINED_ERRORS = (DataError, CheckpointError, RankError, RowError, NonFiniteError, OSError)
+EXPLAINED_ERRORS = (DataError, CheckpointError, RankError, RowError, NonFiniteError, LoraError, OSError)
 
 
 @contextlib.contextmanager
@@ -65,7 +66,10 @@ def describe_start(
     """
     parameters = list(unwrap_model(state.model).parameters())
     total = sum(parameter.numel() for parameter in parameters)
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    trained = sum(parameter.numel() for parameter in learning)
+    # AdamW keeps two numbers for each that it trains.
+    optimizer_bytes = sum(2 * parameter.numel() * parameter.element_size() for parameter in learning)
     threads = f"{torch.get_num_threads()} threads each"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
     patients = {split: table["patient_id"].nunique() for split, table in tables.items()}
@@ -73,7 +77,8 @@ def describe_start(
     sampler, processes = state.sampler, f"{ranks.world_size} process{'es' if ranks.world_size > 1 else ''}"
     return "\n".join([
         f"device: {device.type} ({name}), {processes}, amp {amp} ({amp_reason})",
-        f"model: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained",
+        f"model: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained ({len(learning)} of "
+        f"{len(parameters)} tensors); optimizer state {optimizer_bytes / 1e6:.1f} MB",
         *([weights] if weights else []),
         f"data: {', '.join(data)}",
         f"training: {epochs} epochs of {sampler.steps_per_epoch} steps; effective batch "
@@ -86,12 +91,14 @@ def describe_weights(load_report: object | None, parent: Mapping | None, image_s
     """Where the first weights came from, in words; empty for a random start.
 
     load_report: of a weights file that is no checkpoint of this project. parent: of one that is: `path`,
-    `epoch`, `image_size`, and `handed_over` where it is of an earlier stage; said too when the training to come
-    sees pictures of another size.
+    `epoch`, `image_size`, `handed_over` where it is of an earlier stage, and `merged_lora` where it is of a LoRA run;
+    said too when the training to come sees pictures of another size.
     """
     if parent is None:
         return str(load_report or "")
     note = parent.get("handed_over") or f"weights: {parent['path']}, epoch {parent['epoch']}"
+    if parent.get("merged_lora"):
+        note += "\n  it is of a LoRA run: its adapters were merged into the backbone"
     if parent["image_size"] == image_size:
         return note
     return f"{note}, trained at --image-size {parent['image_size']}, going on at {image_size}"

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from models.lora import plain_weights
+from utils.arguments import BASELINE, WEIGHTS_ARGUMENTS
 from utils.checkpoint import CheckpointError, load_checkpoint, load_part_of_weights, load_weights
 from utils.run_files import RunFiles
 from utils.stage import check_image_size_of, describe_parent, parse_stage_arguments
@@ -31,9 +33,11 @@ def parse_later_stage(
     `check_parent` to miss.
     """
     args = parse_stage_arguments(parser, arguments)
+    if args.backbone == BASELINE:
+        parser.error(f"--backbone {BASELINE} is a baseline of stage 1, without features for later stages")
     if not 0 <= args.view_dropout < 1:
         parser.error(f"--view-dropout {args.view_dropout}: allowed is 0 to below 1")
-    for flag in ("sam3_checkpoint", "random_init"):
+    for flag in (*WEIGHTS_ARGUMENTS, "random_init"):
         if getattr(args, flag):
             parser.error(f"--{flag.replace('_', '-')} is for stage 1; this stage starts from a checkpoint of "
                          f"{' or '.join(parents)}, --init-from")
@@ -59,9 +63,9 @@ def hand_over(
 ) -> dict:
     """Fill `model` from --init-from: all of it from a checkpoint of `stage`, else all but its `new` parts.
 
-    new, left_behind: as in `load_part_of_weights`; check_own(checkpoint) may refuse one of `stage`. Returns the facts
-    of `describe_parent`, with `handed_over`, what came from an earlier stage, in words. CheckpointError where the
-    checkpoint does not fit.
+    new, left_behind: as in `load_part_of_weights`; check_own(checkpoint) may refuse one of `stage`. The adapters of a
+    LoRA run are merged. Returns the facts of `describe_parent`, with `handed_over`, what came from an earlier stage, in
+    words. CheckpointError where the checkpoint does not fit.
     """
     source, checkpoint = args.init_from, load_checkpoint(args.init_from)
     found, backbone = checkpoint["stage"], checkpoint["config"]["backbone"]
@@ -72,12 +76,12 @@ def hand_over(
     if args.eval_only and found != stage:
         raise CheckpointError(f"{source}: of stage {found!r}; --eval-only here is for {stage!r}")
     check_image_size_of(checkpoint, args)
-    parent = describe_parent(source, checkpoint)
+    parent, weights = describe_parent(source, checkpoint), plain_weights(checkpoint, source=source)
     if found == stage:
         if check_own is not None:
             check_own(checkpoint)
-        load_weights(model, checkpoint["model"], source=source)
+        load_weights(model, weights, source=source)
         return parent
     left = left_behind if args.use_view else (*left_behind, *VIEW_PARTS)
-    words = load_part_of_weights(model, checkpoint["model"], source=source, new=new, left_behind=left)
+    words = load_part_of_weights(model, weights, source=source, new=new, left_behind=left)
     return {**parent, "handed_over": words}

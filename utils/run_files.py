@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.lora import trained_part
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.distributed import Ranks
+from utils.distributed import Ranks, unwrap_model
 from utils.files import write_text_atomic
 from utils.history import save_curves, to_json, write_history
 from utils.training_state import Progress, TrainingState
@@ -30,6 +31,11 @@ class RunFiles:
     def best(self) -> Path:
         """Weights of the best validation."""
         return self.folder / f"{self.stage}_best.pth"
+
+    @property
+    def adapter(self) -> Path:
+        """Of `best` only what a LoRA run trained, megabytes; `python -m utils.export` joins it with its encoder."""
+        return self.folder / f"{self.stage}_adapter.pth"
 
     @property
     def history(self) -> Path:
@@ -81,11 +87,11 @@ class RunFiles:
 
         `latest` comes last: until it is there, a resumed run does this epoch again and writes the same. It
         holds all that the metrics, history and curves show, so one of these that cannot be written is only
-        warned of; raises OSError for `best` and `latest`.
+        warned of; raises OSError for `best`, `adapter` and `latest`.
         """
         if ranks.is_main:
             if is_best:
-                save_checkpoint(self.best, state.weights())
+                self._save_best(state)
             self._save_records(state.progress, panels)
         self.save_latest(state, ranks)
 
@@ -105,6 +111,14 @@ class RunFiles:
     def picture(self, what: str) -> Path:
         """A picture of the last validation, such as `confusion`."""
         return self.folder / f"{self.stage}_{what}.png"
+
+    def _save_best(self, state: TrainingState) -> None:
+        weights = state.weights()
+        save_checkpoint(self.best, weights)
+        if state.config.get("lora"):
+            parameters = unwrap_model(state.model).named_parameters()
+            trained = {name for name, parameter in parameters if parameter.requires_grad}
+            save_checkpoint(self.adapter, trained_part(weights, trained))
 
     def _save_records(self, progress: Progress, panels: Mapping[str, Sequence[str]]) -> None:
         writes = [

@@ -19,9 +19,11 @@ from data.dataset import AngiogramDataset, collate
 from data.paths import parse_path_maps
 from data.schema import load_table, select_split
 from engine import DRY_RUN_BATCHES, ComputeLoss, ScoreBatch, evaluate, train_one_epoch
+from models.lora import ENCODER, add_lora
 from utils.arguments import (
     HelpFormatter,
     add_data_arguments,
+    add_lora_arguments,
     add_model_arguments,
     add_training_arguments,
     check_weights_arguments,
@@ -29,6 +31,7 @@ from utils.arguments import (
     choose_device,
     choose_image_size,
     choose_num_workers,
+    weights_arguments,
 )
 from utils.checkpoint import CheckpointError
 from utils.distributed import Ranks, launch, wrap_model
@@ -77,6 +80,7 @@ def stage_parser(description: str, **defaults) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     add_data_arguments(parser)
     add_model_arguments(parser)
+    add_lora_arguments(parser)
     add_training_arguments(parser, **defaults)
     return parser
 
@@ -89,7 +93,7 @@ def parse_stage_arguments(
     try:
         args.image_size = choose_image_size(args.backbone, args.image_size)
         parse_path_maps(args.path_map)
-        check_weights_arguments(args.backbone, args.sam3_checkpoint, args.random_init)
+        check_weights_arguments(args.backbone, weights_arguments(args), args.random_init)
         choose_device(args.device)
     except ValueError as error:
         parser.error(str(error))
@@ -125,7 +129,8 @@ def launch_stage(stage: Stage, args: argparse.Namespace, tables: dict) -> None:
 def describe_parent(path: str | Path, checkpoint: Mapping) -> dict:
     """What a run remembers of the checkpoint that it started from."""
     facts = {key: checkpoint[key] for key in ("stage", "epoch", "global_step")}
-    return {"path": str(path), **facts, "image_size": checkpoint["config"].get("image_size")}
+    merged = {"merged_lora": True} if checkpoint["config"].get("lora") else {}
+    return {"path": str(path), **facts, "image_size": checkpoint["config"].get("image_size"), **merged}
 
 
 def check_image_size_of(checkpoint: Mapping, args: argparse.Namespace) -> None:
@@ -167,6 +172,22 @@ def describe_row(table, index: int) -> str:
     return f"CSV row {row['csv_line']} ({where})"
 
 
+def adapt(
+    stage: Stage, model: torch.nn.Module, args: argparse.Namespace, *, is_pretrained: bool
+) -> tuple[dict[str, float], str]:
+    """With --lora, put adapters into `model`, in place; returns learning rates like `own_rates`, and what was done."""
+    if not args.lora:
+        return dict(stage.own_rates), ""
+    words = add_lora(
+        model.backbone, rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout,
+        targets=args.lora_targets,
+    )
+    if not is_pretrained:
+        words += "\nWARNING: the backbone has random weights, and with --lora keeps them: adapters are for trained ones"
+    # All that is trained of the backbone now is new.
+    return {ENCODER: args.lr, **stage.own_rates}, words
+
+
 def run_stage(ranks: Ranks, stage: Stage, args: argparse.Namespace, tables: dict) -> None:
     """Train, or only validate, as one of `ranks`."""
     device = choose_device(args.device, ranks.local_rank)
@@ -175,17 +196,20 @@ def run_stage(ranks: Ranks, stage: Stage, args: argparse.Namespace, tables: dict
     say = print if ranks.is_main else lambda *_, **__: None
     torch.manual_seed(args.seed)
     with StopRequest(announce=ranks.is_main) as stop:
-        model, parent = stage.build_model(args, args.resume and files.latest.exists())
+        resumes = args.resume and files.latest.exists()
+        model, parent = stage.build_model(args, resumes)
         model.to(device)
         loaders = build_loaders(stage, args, tables, ranks, device)
         setting = dict(ranks=ranks, device=device, amp=amp, stop=stop)
         if args.eval_only:
             evaluate_only(stage, model, loaders["val"], tables["val"], args, parent, files, setting)
             return
+        is_pretrained = resumes or parent is not None or model.backbone.load_report is not None
+        own_rates, lora = adapt(stage, model, args, is_pretrained=is_pretrained)
         sampler = loaders["train"].batch_sampler
         groups = model.parameter_groups(
             lr=args.lr, backbone_lr_scale=args.backbone_lr_scale, weight_decay=args.weight_decay,
-            own_rates=stage.own_rates,
+            own_rates=own_rates,
         )
         optimizer = build_optimizer(groups, device)
         steps = args.epochs * sampler.steps_per_epoch
@@ -197,6 +221,7 @@ def run_stage(ranks: Ranks, stage: Stage, args: argparse.Namespace, tables: dict
         )
         torch.manual_seed(args.seed + 1 + ranks.rank)  # ranks must not drop the same paths
         weights = describe_weights(model.backbone.load_report, parent, args.image_size)
+        weights = "\n".join(words for words in (weights, lora) if words)
         say(describe_start(state, ranks, device, amp, amp_reason, tables, args.epochs, weights), flush=True)
         if args.resume:
             say(files.resume(state, ranks), flush=True)

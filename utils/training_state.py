@@ -20,8 +20,9 @@ from utils.sampler import TrainingSampler
 # What may differ between a run and its continuation: where things lie and run, how long, and what is said
 # below.
 FREE_SETTINGS = frozenset(
-    "command data_csv data_root path_map sam3_checkpoint random_init checkpoint_dir init_from resume dry_run "
-    "eval_only eval_split device num_workers master_port ddp_backend save_every eval_every classes".split()
+    "command data_csv data_root path_map sam3_checkpoint medsam2_checkpoint random_init checkpoint_dir init_from "
+    "resume dry_run eval_only eval_split device num_workers master_port ddp_backend save_every eval_every "
+    "classes".split()
 )
 # May differ too, but the run then takes another course than it would have; that is said.
 NOTED_SETTINGS = frozenset("epochs batch_size accum_steps world_size amp warmup_steps training_rows class_rows".split())
