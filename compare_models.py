@@ -65,6 +65,9 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     check_case_arguments(parser, args)
+    for name in args.random:
+        if getattr(args, f"{name}_checkpoint", None) is not None:
+            parser.error(f"--random {name} takes part without --{name}-checkpoint; give one of the two")
     with clean_exit():
         sys.exit(hold_contest(args, args.contestants, random=args.random, decided=args.decide, margin=args.margin,
                               better_tooling=args.better_tooling))

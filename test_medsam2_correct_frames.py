@@ -61,7 +61,10 @@ def propagate(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    args = build_parser().parse_args()
+    parser = build_parser()
+    args = parser.parse_args()
+    if args.random_init and args.medsam2_checkpoint is not None:
+        parser.error("--random-init asks without --medsam2-checkpoint; give one of the two")
     with clean_exit():
         status = hold_contest(args, ["medsam2"], random=["medsam2"] if args.random_init else [])
         if status == 0 and args.propagate:

@@ -35,7 +35,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    args = build_parser().parse_args()
+    parser = build_parser()
+    args = parser.parse_args()
+    if args.random_init and args.sam3_checkpoint is not None:
+        parser.error("--random-init asks without --sam3-checkpoint; give one of the two")
     with clean_exit():
         sys.exit(hold_contest(args, ["sam3"], random=["sam3"] if args.random_init else []))
 

@@ -104,7 +104,8 @@ def test_pairs_of_another_modality(tmp_path):
 
 
 @pytest.mark.parametrize("given", [[], ["--images", "a"], ["--data-csv", "a", "--images", "b", "--masks", "c"],
-                                   ["--data-csv", "a", "--jitter-px", "-1"], ["--data-csv", "a", "--random", "frangi"]])
+                                   ["--data-csv", "a", "--jitter-px", "-1"], ["--data-csv", "a", "--random", "frangi"],
+                                   ["--data-csv", "a", "--random", "sam3", "--sam3-checkpoint", "b"]])
 def test_flags_that_contradict_are_refused(given):
     said, code = run_main(compare_models, *given)
     assert code == 2 and "usage:" in said
