@@ -8,9 +8,10 @@
 
 Each contestant, a backbone of train_stage1_deepsa.py, `+lora` after it for adapters, learns the same labels with the
 same engine, batch and augmentation for about --minutes of training: a first short run of it on a few rows measures its
-step, and its epochs and with them its learning rate's cosine are chosen so that it ends then. What each trained for
-is reported. Then compare_models.py asks all of them, the Frangi filter with a threshold chosen on the same training
-rows, and those of --also, about --limit validation cases.
+step, and its epochs and with them its learning rate's cosine are chosen so that it ends then; who is too slow for one
+epoch in that time gets as many rows as fit, drawn at random. What each trained for is reported. Then compare_models.py
+asks all of them, the Frangi filter with a threshold chosen on training rows, and those of --also, about --limit
+validation cases.
 
 Writes to --out: a folder for each contestant, as its training does; rates.json; comparison/, see compare_models.py.
 Not a medical device: for research only.
@@ -116,7 +117,7 @@ def measure_rates(args: argparse.Namespace, rows: int) -> dict[str, float]:
     for name in args.contestants:
         if name not in rates:
             print(f"\n{name}: how long does a step take?", flush=True)
-            few = write_few_rows(args, min(rows, RATE_STEPS * args.batch_size * (args.world_size or 1)))
+            few = write_rows(args, "rates", min(rows, RATE_STEPS * args.batch_size * (args.world_size or 1)))
             folder = args.out / "rates" / name
             run_step(training_command(args, name, epochs=1, folder=folder, csv_path=few))
             line = read_history(RunFiles(folder, STAGE).history)[-1]
@@ -125,14 +126,28 @@ def measure_rates(args: argparse.Namespace, rows: int) -> dict[str, float]:
     return rates
 
 
-def write_few_rows(args: argparse.Namespace, count: int) -> Path:
-    """A CSV of the first `count` training rows and one of validation."""
+def write_rows(args: argparse.Namespace, name: str, count: int) -> Path:
+    """A CSV of `count` training rows, drawn at random, and for `rates` one of validation, else all of them."""
     table = pd.read_csv(args.data_csv, dtype=str)
     split = table["split"].str.strip().str.lower()
-    few = pd.concat([table[split == "train"].head(count), table[split == "val"].head(1)])
-    path = args.out / "rates" / "few_rows.csv"
-    write_text_atomic(path, few.to_csv(index=False, lineterminator="\n"))
+    training, validation = table[split == "train"], table[split == "val"]
+    rows = pd.concat([training.sample(count, random_state=args.seed), validation.head(1 if name == "rates" else None)])
+    path = args.out / f"{name}_rows.csv"
+    write_text_atomic(path, rows.to_csv(index=False, lineterminator="\n"))
     return path
+
+
+def plan(args: argparse.Namespace, name: str, rows: int, row_s: float) -> tuple[int, Path]:
+    """How many epochs, and of which CSV, fill --minutes for a contestant that takes `row_s` a training row."""
+    affordable = 60 * args.minutes / row_s
+    if affordable >= rows:
+        epochs = round(affordable / rows)
+        print(f"\n{name}: {row_s:.2f} s a row, so {epochs} epochs of {rows} rows in about {args.minutes:g} min",
+              flush=True)
+        return epochs, args.data_csv
+    count = max(1, int(affordable))
+    print(f"\n{name}: {row_s:.2f} s a row, so {count} of {rows} rows, once, in about {args.minutes:g} min", flush=True)
+    return 1, write_rows(args, name, count)
 
 
 def comparison_command(args: argparse.Namespace, bests: list[str]) -> list[str]:
@@ -156,18 +171,16 @@ def run(args: argparse.Namespace) -> None:
     rates = measure_rates(args, rows)
     bests = []
     for name in args.contestants:
-        epochs = max(1, round(60 * args.minutes / (rows * rates[name])))
-        print(f"\n{name}: {rates[name]:.2f} s a row, so {epochs} epochs of {rows} rows in about {args.minutes:g} min",
-              flush=True)
+        epochs, csv_path = plan(args, name, rows, rates[name])
         folder = args.out / name
-        run_step(training_command(args, name, epochs=epochs, folder=folder, csv_path=args.data_csv))
+        run_step(training_command(args, name, epochs=epochs, folder=folder, csv_path=csv_path))
         bests.append(f"{name}, tuned={RunFiles(folder, STAGE).best}")
     print("\nthe comparison", flush=True)
     run_step(comparison_command(args, bests))
     for name in args.contestants:
         lines = read_history(RunFiles(args.out / name, STAGE).history)
         minutes = sum(line["train_seconds"] for line in lines) / 60
-        print(f"{name} trained {minutes:.1f} min, {len(lines)} epochs of {rows} rows")
+        print(f"{name} trained {minutes:.1f} min, {len(lines)} epochs of {lines[-1]['train_samples']} rows")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 import train_contest
@@ -17,7 +18,7 @@ def csv_path(tmp_path):
 def test_epochs_follow_from_the_rate_and_an_earlier_contest_is_not_mixed_up(csv_path, tmp_path, monkeypatch):
     commands = []
     monkeypatch.setattr(train_contest, "run_step", lambda command: commands.append(command))
-    history = [{"train_samples_per_second": 0.5, "train_seconds": 90.0}]
+    history = [{"train_samples_per_second": 0.5, "train_seconds": 90.0, "train_samples": 3}]
     monkeypatch.setattr(train_contest, "read_history", lambda path: history)
     given = ["--data-csv", csv_path, "--contestants", "sam3-tiny", "unet", "--minutes", 1, "--device", "cpu", "--out",
              tmp_path / "out", "--batch-size", 2, "--world-size", 2]
@@ -39,6 +40,15 @@ def test_epochs_follow_from_the_rate_and_an_earlier_contest_is_not_mixed_up(csv_
     commands.clear()
     assert run_main(train_contest, *given, "--resume")[1] == 0
     assert not any("rates" in command[command.index("--checkpoint-dir") + 1] for command in commands[:-1])
+
+
+def test_who_is_too_slow_for_an_epoch_gets_fewer_rows(csv_path, tmp_path):
+    args = train_contest.build_parser().parse_args(
+        ["--data-csv", str(csv_path), "--contestants", "unet", "--minutes", "1", "--out", str(tmp_path)]
+    )
+    assert train_contest.plan(args, "unet", 3, row_s=10.0) == (2, csv_path)
+    epochs, few = train_contest.plan(args, "unet", 3, row_s=29.0)
+    assert epochs == 1 and pd.read_csv(few)["split"].value_counts().to_dict() == {"train": 2, "val": 1}
 
 
 @pytest.mark.slow
