@@ -73,3 +73,14 @@ def test_nothing_stays_nothing_and_far_ends_do_no_harm(ends):
     nothing = np.zeros(SIZE, np.float32)
     assert not course_of_lumen(nothing, nothing, ends).any()
     assert course_of_lumen(VESSEL, VESSEL, ends).shape == SIZE
+
+
+def test_a_lumen_too_narrow_for_the_walls_is_open_where_it_is_probable():
+    probability, distance = np.clip(VESSEL, 0.002, 0.9), 2.0 * VESSEL - 1.0
+    distance[:, 78:82] = -1.0  # closed all across
+    logits = torch.from_numpy(np.log(probability / (1 - probability))).float()[None, None]
+    output = LumenOutput(logits, torch.from_numpy(distance).float()[None, None])
+    share = share_of_lumen(output, 0, ENDS)
+    assert (share[80, 25:135] >= 0.5).all() and not (share[100] >= 0.5).any()
+    assert share[80, 80] == pytest.approx(0.9, abs=0.01) and share[80, 40] == 1  # elsewhere as the distance says
+    assert (share_of_lumen(output, 0)[80, 78:82] < 0.5).all()  # without ends nobody knows that it runs on

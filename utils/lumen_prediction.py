@@ -35,6 +35,7 @@ BESIDE_SHARE = 0.02  # of the side: half as far as a main artery is wide, beside
 # Of the vessel's radius, which is looked for so far along the way, of the side: what is farther off is a side branch.
 ARM_RADII, REACH_SHARE = 2.2, 0.015
 HOLE_SHARE = 0.05  # of the side: the width of a hole in a lumen that is doubt, not a loop of the vessel
+CLOSED_SHARE = 0.012  # of the side: around a place on the way that the distance calls closed and the probability open
 FAINT = 0.2  # probability from which a place next to surer ones belongs to the lumen: a tight lesion is hardly seen
 
 
@@ -61,11 +62,14 @@ def share_of_lumen(output: LumenOutput, index: int, ends_px: np.ndarray | None =
     """How much of each pixel is lumen, float32 (S, S) in [0, 1], of crop `index` of a batch.
 
     Where the lumen runs and ends is what its probability says, also through places where that is faint; where its walls
-    are is what the distance says: a straight wall d px from a pixel's centre leaves about 0.5 + d of it inside.
+    are is what the distance says: a straight wall d px from a pixel's centre leaves about 0.5 + d of it inside. Of a very
+    narrow lumen the distance may say that it is closed; where it runs on in all probability, that is believed.
     ends_px: (2, 2) px of the crop, nan or None = not known, as for `course_of_lumen`.
     """
     probability = output.lumen_logits[index, 0].detach().float().sigmoid().cpu().numpy()
     share = (output.distance[index, 0].detach().float() + EDGE).clamp(0, 1).cpu().numpy()
+    if ends_px is not None and not np.isnan(ends_px).any():
+        share = _open_along(_likeliest_way(probability, ends_px), probability, share)
     share = np.where(course_of_lumen(probability, share, ends_px), share, 0).astype(np.float32)
     inside = share >= EDGE
     holes = remove_small_holes(inside, max_size=round((HOLE_SHARE * len(share)) ** 2)) & ~inside
@@ -92,6 +96,14 @@ def course_of_lumen(probability: np.ndarray, share: np.ndarray, ends_px: np.ndar
     beside = cv2.dilate(way.astype(np.uint8), np.ones((2 * round(BESIDE_SHARE * len(way)) + 1,) * 2, np.uint8)) > 0
     between = beside & (share >= EDGE)
     return _without_arms(np.isin(pieces, met) | between, way, ends_px) if len(met) else region
+
+
+def _open_along(way: np.ndarray, probability: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """The share, (S, S), and around places of the way where it closes and the probability does not the larger of both."""
+    closed = way & (share < EDGE) & (probability >= EDGE)
+    size = 2 * round(CLOSED_SHARE * len(way)) + 1
+    around = cv2.dilate(closed.astype(np.uint8), np.ones((size, size), np.uint8)) > 0
+    return np.where(around, np.maximum(share, probability), share)
 
 
 def _without_arms(region: np.ndarray, way: np.ndarray, ends_px: np.ndarray) -> np.ndarray:
