@@ -38,7 +38,7 @@ from utils.history import readable_json, read_history
 from utils.prediction import STAGE
 from utils.run_files import RunFiles
 
-RATE_STEPS = 6  # of the short run that measures a step
+RATE_STEPS = 3  # of the short run that measures a step
 LORA = "+lora"
 
 
