@@ -28,7 +28,7 @@ from data.masks import read_frame_masks, read_label_map, read_mask
 
 # What masks are called: the analysed segment by the analyst, all vessels by DeepSA, all vessels as they are (phantoms).
 SEGMENT, DEEPSA, TRUTH = "segment", "deepsa", "truth"
-MASK_NAMES = {SEGMENT: "analysed segment", DEEPSA: "vessels by DeepSA", TRUTH: "true vessels"}
+MASK_NAMES = {SEGMENT: "annotated segment", DEEPSA: "vessels by DeepSA", TRUTH: "true vessels"}
 LABEL_ENDINGS = ("_mask", "_label", "_seg", "_gt")  # that a mask's name may have beyond its picture's
 
 
