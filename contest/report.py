@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from contest.arena import Contest, Entry, case_seed
-from contest.cases import DEEPSA, MASK_NAMES, Case
+from contest.cases import DEEPSA, MASK_NAMES
 from contest.pictures import save_contest_gallery, save_robustness, save_scores
 from contest.scores import Verdict, summarise
 from utils.files import write_text_atomic
@@ -48,22 +48,22 @@ def describe_contest(entries: Sequence[Entry], table: pd.DataFrame | None, verdi
 
 
 def save_contest(
-    folder: Path, contest: Contest, entries: Sequence[Entry], verdicts: Sequence[Verdict], facts: Mapping, *,
-    pictures: int, shown: Sequence[Case],
-) -> None:
-    """Write contest.json, contest.csv and the pictures to `folder`; `shown`: cases of the galleries, at most
-    `pictures`."""
-    records = records_of(entries)
+    folder: Path, contest: Contest, entries: Sequence[Entry], records: pd.DataFrame, verdicts: Sequence[Verdict],
+    facts: Mapping, *, pictures: int,
+) -> str:
+    """Write contest.json, contest.csv and the pictures to `folder`, galleries of at most so many cases; returns
+    `describe_contest`. records: of `records_of`."""
     table = summarise(records) if len(records) else None
+    text = describe_contest(entries, table, verdicts)
     write_text_atomic(folder / "contest.json", to_json({
         **facts, "prompts": contest.asked._asdict(), "seed": contest.seed,
         "table": [] if table is None else table.to_dict("records"),
         "verdicts": [verdict._asdict() for verdict in verdicts],
         "contestants": [{"name": entry.name, "about": entry.about, "missing": entry.missing} for entry in entries],
-        "text": describe_contest(entries, table, verdicts),
+        "text": text,
     }))
     if table is None:
-        return
+        return text
     write_text_atomic(folder / "contest.csv", records.to_csv(index=False, lineterminator="\n"))
     note = f"   {RANDOM_WARNING}" if records["is_random"].any() else ""
     save_scores(folder / "contest_scores.png", table, title=f"{len(contest.cases)} cases{note}")
@@ -71,6 +71,7 @@ def save_contest(
         save_robustness(folder / "contest_robustness.png", table)
     for kind in dict.fromkeys(records["prompt"]) if pictures else ():
         save_contest_gallery(
-            folder / f"contest_gallery_{kind}.png", shown[:pictures], records, kind=kind, asked=contest.asked,
+            folder / f"contest_gallery_{kind}.png", contest.cases[:pictures], records, kind=kind, asked=contest.asked,
             masks=contest.masks, seed_of=lambda case: case_seed(contest, case), title=f"{kind} prompt{note}",
         )
+    return text

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from torchvision.ops import box_convert, box_iou
 
-from contest.arena import PeakMemory
+from contest.arena import PeakMemory, timed
 from contest.contestant import NO_VIEW, Answer, Contestant, Prompt
 from contest.pictures import draw_prompt
 from data.frame_source import open_frames
@@ -231,15 +230,15 @@ def run(args: argparse.Namespace, prompts: dict[str, Prompt]) -> None:
     frame = open_frames(args.picture).read(args.frame)
     device = choose_device(args.device)
     with PeakMemory() as memory:
-        contestant = _timed("building", device, lambda: build_sam3_contestant(
+        contestant = _told("building", lambda: build_sam3_contestant(
             args.sam3_checkpoint, random_init=args.random_init, device=device, amp=args.amp, size=args.size,
             image_size=args.image_size, box_means=args.box_means,
         ))
         print(f"{contestant.about}; {_device_name(device)}, {'bf16' if contestant.amp else 'float32'}", flush=True)
-        encoded = _timed("image encoder", device, lambda: contestant.encode(frame))
+        encoded = _told("image encoder", lambda: contestant.encode(frame))
         answers = {}
         for name, prompt in prompts.items():
-            answer = answers[name] = _timed(name, device, lambda: contestant.answer(encoded, prompt))
+            answer = answers[name] = _told(name, lambda: contestant.answer(encoded, prompt))
             print(f"  score {answer.score:.3f}, {100 * answer.mask.mean():.2f} % of the frame", flush=True)
         print(f"peak memory: {memory.peak_mib() / 1024:.2f} GiB{' of the GPU' if device.type == 'cuda' else ''}")
     draw(args.out, frame, prompts, answers, title=contestant.name)
@@ -258,13 +257,10 @@ def draw(path: Path, frame: np.ndarray, prompts: dict[str, Prompt], answers: dic
                  legend=None, cell_inches=4.0)
 
 
-def _timed(part: str, device: torch.device, work):
-    """The result of `work`, whose seconds are printed, the GPU's included."""
-    start = time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    print(f"{part}: {time.perf_counter() - start:.1f} s", flush=True)
+def _told(part: str, work):
+    """The result of `work`, whose seconds are printed."""
+    result, seconds = timed(work)
+    print(f"{part}: {seconds:.1f} s", flush=True)
     return result
 
 

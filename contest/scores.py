@@ -7,13 +7,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from utils.metrics import BOOTSTRAP_RESAMPLES, BOOTSTRAP_SEED, bootstrap_ci
+from utils.metrics import BOOTSTRAP_RESAMPLES, bootstrap_ci, resampled_means
 
 MARGIN_IOU = 0.1  # the user's decision rule: less between two models, and the better tooling wins
 SURE = 0.975  # share of resamples, as of a two-sided interval of 95 %
@@ -98,14 +97,6 @@ def decide(
               else f"within {margin:g} of each other ({_share(within)})")
     end = f"Not settled: most likely {likely}. {_more_patients(pairs, difference, margin)}"
     return Verdict(first, second, difference, low, high, None, f"{told} {end}")
-
-
-def resampled_means(values: np.ndarray, patients: Sequence) -> np.ndarray:
-    """Means (R,) of values (n,), whole patients drawn again and again; the same ones every time."""
-    _, group = np.unique(np.asarray(patients).astype(str), return_inverse=True)
-    sums, counts = np.bincount(group, weights=values), np.bincount(group)
-    drawn = np.random.default_rng(BOOTSTRAP_SEED).integers(0, len(sums), size=(BOOTSTRAP_RESAMPLES, len(sums)))
-    return sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
 
 
 def _share(share: float) -> str:

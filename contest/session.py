@@ -6,16 +6,17 @@ import argparse
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from contest.arena import Contest, run_contest
-from contest.cases import Case, cases_of_coco, cases_of_folders, cases_of_table
+from contest.cases import SEGMENT, Case, cases_of_coco, cases_of_folders, cases_of_table
 from contest.lineup import Settings
 from contest.prompts import MARGIN_PX, POINTS, TEXT, Asked
-from contest.report import describe_contest, records_of, save_contest
-from contest.scores import MARGIN_IOU, Verdict, decide, summarise
+from contest.report import records_of, save_contest
+from contest.scores import MARGIN_IOU, Verdict, decide
 from data.coco import load_coco
 from data.errors import DataError
 from data.paths import parse_path_maps
@@ -74,8 +75,34 @@ def check_case_arguments(parser: argparse.ArgumentParser, args: argparse.Namespa
         parser.error("--jitter-px: allowed are 0 and more")
 
 
-def read_cases(args: argparse.Namespace) -> tuple[list[Case], list[Case]]:
-    """(cases, training cases): what is asked about, and what thresholds may be chosen on, of other patients."""
+class AskedAbout(NamedTuple):
+    """cases: what is asked about; training: what thresholds may be chosen on, of other patients; empty: names of cases
+    left out because their masks are empty, so that nobody can point at anything."""
+
+    cases: list[Case]
+    training: list[Case]
+    empty: list[str]
+
+
+def read_cases(args: argparse.Namespace) -> AskedAbout:
+    """The cases that the flags of `add_case_arguments` mean. DataError where nothing is left to ask about."""
+    chosen, training = _choose_cases(args)
+    cases, empty = [], []
+    for case in chosen:
+        _, masks = case.read()
+        if masks[SEGMENT].any():
+            cases.append(case)
+        else:
+            empty.append(case.name)
+    if not cases:
+        raise DataError("every case's mask is empty: there is nothing to ask about")
+    if empty:
+        print(f"left out, because their masks are empty: {', '.join(empty)}", flush=True)
+    return AskedAbout(cases, training, empty)
+
+
+def _choose_cases(args: argparse.Namespace) -> tuple[list[Case], list[Case]]:
+    """--limit cases, and training cases."""
     if args.data_csv is None:
         if args.annotations is not None:
             cases = cases_of_coco(load_coco(args.annotations, args.images, args.category))
@@ -91,50 +118,36 @@ def read_cases(args: argparse.Namespace) -> tuple[list[Case], list[Case]]:
     return cases_of_table(chosen[0]), cases_of_table(chosen[1])
 
 
-def without_empty(cases: Sequence[Case]) -> tuple[list[Case], list[str]]:
-    """The cases whose mask has something in it, and the names of the others, at which nobody can point."""
-    kept, empty = [], []
-    for case in cases:
-        _, masks = case.read()
-        (kept if masks["segment"].any() else empty).append(case)
-    return kept, [case.name for case in empty]
-
-
 def hold_contest(
-    args: argparse.Namespace, entries: Sequence[str], *, random: Sequence[str] = (), decided: Sequence[str] = (),
-    better_tooling: str | None = None, margin: float = MARGIN_IOU,
+    args: argparse.Namespace, about: AskedAbout, entries: Sequence[str], *, random: Sequence[str] = (),
+    decided: Sequence[str] = (), better_tooling: str | None = None, margin: float = MARGIN_IOU,
 ) -> int:
     """Ask, score, write, say; returns the exit code: 1 when nobody could answer.
 
-    args: of the three functions above, with `sam3_checkpoint` and `medsam2_checkpoint` where the script has them.
-    decided: the two between whom the rule decides; where they are not both there, the best two by box prompts.
+    args: of the three functions above, with `sam3_checkpoint` and `medsam2_checkpoint` where the script has them;
+    about: of `read_cases`. decided: the two between whom the rule decides; where they are not both there, the best two
+    by box prompts.
     """
-    cases, training = read_cases(args)
-    cases, empty = without_empty(cases)
-    if not cases:
-        raise DataError("every case's mask is empty: there is nothing to ask about")
-    if empty:
-        print(f"left out, because their masks are empty: {', '.join(empty)}", flush=True)
     contest = Contest(
-        cases=cases, kinds=args.prompts, seed=args.seed, masks=args.out / "masks",
+        cases=about.cases, kinds=args.prompts, seed=args.seed, masks=args.out / "masks",
         asked=Asked(text=args.text, margin_px=args.box_margin_px, points=args.points),
         jitters_px=sorted({0.0, *args.jitter_px}),
     )
     settings = Settings(
         device=choose_device(args.device).type, sam3_checkpoint=getattr(args, "sam3_checkpoint", None),
-        medsam2_checkpoint=getattr(args, "medsam2_checkpoint", None), random=tuple(random), training=training,
+        medsam2_checkpoint=getattr(args, "medsam2_checkpoint", None), random=tuple(random), training=about.training,
     )
     results = run_contest(entries, contest, settings)
     records = records_of(results)
     verdicts = decide_all(records, decided, better_tooling, margin) if len(records) else []
     facts = {
         "command": command_line(), "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cases": [case.name for case in cases], "empty": empty, "split": args.split if args.data_csv else None,
-        "source": str(args.data_csv or args.images), "device": settings.device,
+        "cases": [case.name for case in about.cases], "empty": about.empty,
+        "split": args.split if args.data_csv else None, "source": str(args.data_csv or args.images),
+        "device": settings.device,
     }
-    save_contest(args.out, contest, results, verdicts, facts, pictures=args.limit_pictures, shown=cases)
-    table = summarise(records) if len(records) else None
-    print(f"\n{describe_contest(results, table, verdicts)}\nwritten to {args.out}", flush=True)
+    text = save_contest(args.out, contest, results, records, verdicts, facts, pictures=args.limit_pictures)
+    print(f"\n{text}\nwritten to {args.out}", flush=True)
     return 0 if len(records) else 1
 
 

@@ -16,7 +16,7 @@ from phantom.ceiling import RowCounts, blind_ceiling
 from phantom.contours import contours_record, lesion_records, measure, segment_mask, trace_segment
 from phantom.contours import POINTS as CONTOUR_POINTS
 from phantom.detector import Detector, draw_detector, take_picture
-from phantom.files import write_array, write_json, write_png
+from phantom.files import write_array, write_json
 from phantom.labels import LABEL_PX, deepsa_label
 from phantom.masks import vessel_maps, visible_samples
 from phantom.plan import MISTAKEN_FOR, VESSEL
@@ -24,6 +24,7 @@ from phantom.rendering import STEP_PX, lumen_strips, path_length
 from phantom.scene import CEILING, PICTURE, Case, Scene, build_scene, generator
 from phantom.thorax import draw_thorax
 from phantom.tree import Tree
+from utils.files import write_png_atomic
 
 FOLDERS = {  # CSV column -> folder and file ending
     "cine_path": ("cines", "npy"),
@@ -71,10 +72,10 @@ def write_case(settings: Settings, case: Case, trees: dict[str, Tree]) -> None:
 
     write_array(directory / paths["cine_path"], _as_stored(cine, rng))
     write_json(directory / paths["contours_path"], contours)
-    write_png(directory / paths["vessel_mask_actual_path"], segment_mask(trace, size_px))
-    write_png(directory / paths["deepsa_pseudo_label_path"], label)
-    write_png(directory / paths["true_vessel_mask_path"], truth)
-    write_png(directory / paths["true_cass_map_path"], cass_map)
+    write_png_atomic(directory / paths["vessel_mask_actual_path"], segment_mask(trace, size_px))
+    write_png_atomic(directory / paths["deepsa_pseudo_label_path"], label)
+    write_png_atomic(directory / paths["true_vessel_mask_path"], truth)
+    write_png_atomic(directory / paths["true_cass_map_path"], cass_map)
     write_json(directory / paths["true_lesions_path"], lesion_records(scene.tree, scene.lesions, scene.carm))
     record = _record(case, scene, measurements, paths, angles, rng)
     write_json(record_path(directory, case), record | _ceiling(settings, case, scene))

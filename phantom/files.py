@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from utils.files import write_atomic, write_bytes_atomic, write_text_atomic
+from utils.files import write_atomic, write_text_atomic
 
 COLUMNS = (
     "patient_id",
@@ -44,15 +43,6 @@ def write_json(path: Path, content: object) -> None:
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write a `.npy` file."""
     write_atomic(path, lambda file: np.save(file, array, allow_pickle=False))
-
-
-def write_png(path: Path, picture: np.ndarray) -> None:
-    """Write a PNG; bool becomes 0/255, uint8 stays."""
-    values = picture.astype(np.uint8) * 255 if picture.dtype == bool else picture
-    done, data = cv2.imencode(".png", values, [cv2.IMWRITE_PNG_COMPRESSION, 3])
-    if not done:
-        raise OSError(f"{path}: OpenCV could not encode a PNG of shape {values.shape}")
-    write_bytes_atomic(path, data.tobytes())
 
 
 def check_manifest(directory: Path, settings: dict) -> None:

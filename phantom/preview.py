@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from phantom.files import write_png
+from utils.files import write_png_atomic
 
 TRUTH_BGR, LABEL_BGR, SEGMENT_BGR = (0, 200, 255), (255, 170, 60), (120, 255, 120)
 TILE_PX = 320
@@ -25,7 +25,7 @@ def save_preview(directory: Path, records: list[dict], rows: int = 8) -> Path:
     sheet = np.vstack([np.hstack(strips[i : i + 2]) for i in range(0, len(strips), 2)])
     banner = np.zeros((28, sheet.shape[1], 3), np.uint8)
     cv2.putText(banner, CAPTION, (8, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (230, 230, 230), 1, cv2.LINE_AA)
-    write_png(directory / "preview.png", np.vstack([banner, sheet]))
+    write_png_atomic(directory / "preview.png", np.vstack([banner, sheet]))
     return directory / "preview.png"
 
 

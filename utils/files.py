@@ -54,6 +54,17 @@ def write_text_atomic(path: str | Path, text: str) -> None:
     write_bytes_atomic(path, text.encode("utf-8"))
 
 
+def write_png_atomic(path: str | Path, picture) -> None:
+    """Write a picture, uint8 or uint16 (H, W) or BGR (H, W, 3), or a bool mask as 0 and 255, to `path` in one step."""
+    import cv2  # here, because most of who writes files draws none
+
+    values = picture.astype("uint8") * 255 if picture.dtype == bool else picture
+    done, data = cv2.imencode(".png", values, [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    if not done:
+        raise OSError(f"{path}: OpenCV could not encode a PNG of shape {values.shape}")
+    write_bytes_atomic(path, data.tobytes())
+
+
 def save_figure_atomic(figure, path: str | Path, *, dpi: int = 120) -> None:
     """Write a matplotlib figure to `path` (format from its suffix, PNG without one) in one step."""
     file_format = Path(path).suffix.lstrip(".") or "png"

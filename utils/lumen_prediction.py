@@ -68,21 +68,25 @@ def share_of_lumen(output: LumenOutput, index: int, ends_px: np.ndarray | None =
     """
     probability = output.lumen_logits[index, 0].detach().float().sigmoid().cpu().numpy()
     share = (output.distance[index, 0].detach().float() + EDGE).clamp(0, 1).cpu().numpy()
+    way = None
     if ends_px is not None and not np.isnan(ends_px).any():
-        share = _open_along(_likeliest_way(probability, ends_px), probability, share)
-    share = np.where(course_of_lumen(probability, share, ends_px), share, 0).astype(np.float32)
+        way = _likeliest_way(probability, ends_px)
+        share = _open_along(way, probability, share)
+    share = np.where(course_of_lumen(probability, share, ends_px, way), share, 0).astype(np.float32)
     inside = share >= EDGE
     holes = remove_small_holes(inside, max_size=round((HOLE_SHARE * len(share)) ** 2)) & ~inside
     return np.where(holes, np.float32(1), share)
 
 
-def course_of_lumen(probability: np.ndarray, share: np.ndarray, ends_px: np.ndarray | None) -> np.ndarray:
+def course_of_lumen(
+    probability: np.ndarray, share: np.ndarray, ends_px: np.ndarray | None, way: np.ndarray | None = None
+) -> np.ndarray:
     """Where one vessel runs, bool (S, S), among what is probably lumen; other pieces are of vessels beside it.
 
     ends_px: (2, 2), where the vessel begins and ends. Its pieces are those on the likeliest way from the one to the
     other, without side branches; beside this way the walls are believed also where it was not sure that this is the
     vessel, as in a tight lesion or under another vessel. Where the ends are not known, pieces much smaller than the
-    largest are left out.
+    largest are left out. way: `_likeliest_way` between the ends, for who has it.
     """
     region = apply_hysteresis_threshold(probability, FAINT, EDGE)
     pieces, count = label(region, return_num=True, connectivity=2)
@@ -91,7 +95,7 @@ def course_of_lumen(probability: np.ndarray, share: np.ndarray, ends_px: np.ndar
     if ends_px is None or np.isnan(ends_px).any():
         sizes = np.bincount(pieces.ravel())[1:]
         return np.isin(pieces, 1 + np.flatnonzero(sizes >= LEAST_PIECE * sizes.max()))
-    way = _likeliest_way(probability, ends_px)
+    way = _likeliest_way(probability, ends_px) if way is None else way
     met = np.setdiff1d(pieces[way], 0)
     beside = cv2.dilate(way.astype(np.uint8), np.ones((2 * round(BESIDE_SHARE * len(way)) + 1,) * 2, np.uint8)) > 0
     between = beside & (share >= EDGE)

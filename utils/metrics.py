@@ -92,13 +92,19 @@ def bootstrap_ci(
     known = ~np.isnan(values)
     if not known.any():
         return float("nan"), float("nan")
-    _, group_index = np.unique(np.asarray(groups)[known].astype(str), return_inverse=True)
-    sums = np.bincount(group_index, weights=values[known])
-    counts = np.bincount(group_index)
-    drawn = np.random.default_rng(seed).integers(0, len(sums), size=(resamples, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    means = resampled_means(values[known], np.asarray(groups)[known], resamples=resamples, seed=seed)
     low, high = np.percentile(means, (2.5, 97.5))
     return float(low), float(high)
+
+
+def resampled_means(
+    values: np.ndarray, groups: Sequence, *, resamples: int = BOOTSTRAP_RESAMPLES, seed: int = BOOTSTRAP_SEED
+) -> np.ndarray:
+    """Means (`resamples`,) of finite `values` (n,), whole groups (n,) drawn again and again; every time the same."""
+    _, group_index = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    sums, counts = np.bincount(group_index, weights=values), np.bincount(group_index)
+    drawn = np.random.default_rng(seed).integers(0, len(sums), size=(resamples, len(sums)))
+    return sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
 
 
 def summarise_records(records: Sequence[Mapping[str, float]], patients: Sequence) -> dict[str, object]:

@@ -11,7 +11,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from utils.drawing import (
@@ -24,7 +23,7 @@ from utils.drawing import (
     segment_overlay,
     side_by_side,
 )
-from utils.files import write_bytes_atomic, write_text_atomic
+from utils.files import write_png_atomic, write_text_atomic
 from utils.history import readable_json
 from utils.measurement_drawing import EDGES_LEGEND, edges_crop
 from utils.measurement_report import BOX_NUMBER, measured_obstructions, measurement_words
@@ -45,12 +44,12 @@ def write_prediction(folder: Path, prediction: Prediction, record: dict) -> None
     paths = output_paths(folder, prediction.name)
     if prediction.mask is not None:
         sixteen_bits = np.rint(prediction.probability * 65535).astype(np.uint16)
-        _write_png(paths["mask"], prediction.mask.astype(np.uint8) * 255)
-        _write_png(paths["probability"], sixteen_bits)
+        write_png_atomic(paths["mask"], prediction.mask)
+        write_png_atomic(paths["probability"], sixteen_bits)
     if prediction.measurements is not None:
-        _write_png(paths["lumen"], lumens_of(prediction).astype(np.uint8) * 255)
+        write_png_atomic(paths["lumen"], lumens_of(prediction))
     if prediction.findings is not None:
-        _write_png(paths["segments"], prediction.findings.names)
+        write_png_atomic(paths["segments"], prediction.findings.names)
     _save_overlay(paths["overlay"], prediction, record)
     write_text_atomic(paths["record"], readable_json(record))
 
@@ -59,10 +58,6 @@ def lumens_of(prediction: Prediction) -> np.ndarray:
     """Return where any lumen was drawn to be measured, bool (H, W)."""
     lumens = [one.lumen.mask_in_frame() for one in prediction.measurements]
     return np.logical_or.reduce(lumens) if lumens else np.zeros(prediction.frame.shape[:2], bool)
-
-
-def _write_png(path: Path, picture: np.ndarray) -> None:
-    write_bytes_atomic(path, cv2.imencode(".png", picture)[1].tobytes())
 
 
 def overlay(prediction: Prediction) -> np.ndarray:
