@@ -43,14 +43,13 @@ IMAGE_MODULES = (
 )
 
 
-def import_vision_classes() -> tuple[type, type, type]:
-    """Return the classes `(ViT, Sam3DualViTDetNeck, PositionEmbeddingSine)` of the installed `sam3` package.
+def import_vision_modules() -> types.SimpleNamespace:
+    """Return the modules of the vision path: `vitdet`, `necks` and `position_encoding`.
 
     Raises:
         ModuleNotFoundError: `sam3` is not installed.
     """
-    sam3 = _import_modules("model.vitdet", "model.necks", "model.position_encoding")
-    return sam3.vitdet.ViT, sam3.necks.Sam3DualViTDetNeck, sam3.position_encoding.PositionEmbeddingSine
+    return _import_modules("model.vitdet", "model.necks", "model.position_encoding")
 
 
 @functools.cache
@@ -125,11 +124,12 @@ def build_vision_backbone(
     """Build `Sam3DualViTDetNeck` around a `ViT`, as `sam3.model_builder` does, for a square of `image_size` pixels.
 
     What is not an argument here has the value of `sam3.model_builder` 0.1.4. add_sam2_neck: the second neck, of the
-    tracker, too. The rotary tables (`freqs_cis`) are computed for `image_size` and kept out of `state_dict()`: they are
-    complex, which gloo cannot broadcast, and wrong at any other image size.
+    tracker, too. The transformer is `models.sam3_trunk.Trunk`, with the same parameters under the same names; its
+    rotary tables are computed for `image_size` and are no part of `state_dict()`.
     """
-    vit_class, neck_class, _ = import_vision_classes()
-    trunk = vit_class(
+    from models.sam3_trunk import Trunk  # whose classes are built on those that this module imports
+
+    trunk = Trunk(
         img_size=image_size, pretrain_img_size=336, patch_size=PATCH_PX, embed_dim=embed_dim, depth=depth,
         num_heads=num_heads, mlp_ratio=mlp_ratio, norm_layer="LayerNorm", drop_path_rate=drop_path_rate,
         qkv_bias=True, use_abs_pos=True, tile_abs_pos=True, global_att_blocks=global_att_blocks,
@@ -137,19 +137,15 @@ def build_vision_backbone(
         pretrain_use_cls_token=True, retain_cls_token=False, ln_pre=True, ln_post=False,
         return_interm_layers=False, bias_patch_embed=False, use_act_checkpoint=use_act_checkpoint,
     )
-    neck = neck_class(
+    return import_vision_modules().necks.Sam3DualViTDetNeck(
         trunk=trunk, d_model=256, scale_factors=scale_factors, position_encoding=build_position_encoding(256),
         add_sam2_neck=add_sam2_neck,
     )
-    for module in trunk.modules():
-        if "freqs_cis" in module._buffers and module.freqs_cis is not None:
-            module.register_buffer("freqs_cis", module.freqs_cis, persistent=False)
-    return neck
 
 
 def build_position_encoding(channels: int) -> torch.nn.Module:
     """Build `PositionEmbeddingSine` with `channels` channels, without `precompute_resolution` (obstacle 2)."""
-    _, _, position_class = import_vision_classes()
+    position_class = import_vision_modules().position_encoding.PositionEmbeddingSine
     return position_class(num_pos_feats=channels, normalize=True, scale=None, temperature=10000)
 
 
