@@ -2,8 +2,8 @@
 
 Against `sam3.model.vitdet.ViT` of sam3 0.1.4 there are three differences, none of them in the values:
 
-1. Rotary positions are turned with real numbers. The package's complex ones cost a detour through float32 complex
-   tensors, `torch.compile` does not fuse them, and older gloo builds cannot broadcast their tables.
+1. Rotary tables are real: older gloo builds cannot broadcast complex ones. Compiled, positions are turned with real
+   numbers too, since `torch.compile` does not fuse complex ones; otherwise with complex ones, one kernel instead of six.
 2. `checkpointed_blocks`, the number of blocks that keep only their input for the backward pass and are computed again
    there, can be anything from none to all: each one fewer costs memory and saves time.
 3. `compile_blocks` compiles block by block: all blocks of a kind share one compilation.
@@ -24,30 +24,37 @@ vitdet = import_vision_modules().vitdet
 class RotaryAttention(nn.Module):
     """Takes the place of `package_attention` and its parameters: multi-head attention with rotary positions.
 
-    Input and output: (B, h, w, C), of the h and w that the package's module was built for. `cosine`, `sine`: (h * w,
-    C / heads / 2) float32, tables that depend on the image size and stay out of `state_dict()`.
+    Input and output: (B, h, w, C), of the h and w that the package's module was built for. `turns`: (h * w,
+    C / heads / 2, 2) float32, cosines and sines, which depend on the image size and stay out of `state_dict()`.
     """
 
     def __init__(self, package_attention: nn.Module):
         super().__init__()
         self.num_heads = package_attention.num_heads
         self.qkv, self.proj = package_attention.qkv, package_attention.proj
-        turns = package_attention.freqs_cis
-        self.register_buffer("cosine", turns.real.contiguous(), persistent=False)
-        self.register_buffer("sine", turns.imag.contiguous(), persistent=False)
+        turns = torch.view_as_real(package_attention.freqs_cis).contiguous()
+        self.register_buffer("turns", turns, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[1:3]
         # (B, N, 3 C) to (3, B, heads, N, C / heads)
         qkv = self.qkv(x).flatten(1, 2).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key = rotate(qkv[:2], self.cosine, self.sine)
+        rotate = rotate_real if torch.compiler.is_compiling() else rotate_complex
+        query, key = rotate(qkv[:2], self.turns)
         attended = F.scaled_dot_product_attention(query, key, qkv[2])
         return self.proj(attended.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
 
 
-def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Turn neighbouring channels of x (..., N, 2 D) as the parts of complex numbers; tables (N, D). Float32 inside."""
+def rotate_complex(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Multiply neighbouring channels of x (..., N, 2 D), as complex numbers, by turns (N, D, 2). Float32 inside."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.view_as_complex(turns)).flatten(-2).type_as(x)
+
+
+def rotate_real(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """The same in real numbers."""
     real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cosine, sine = turns.unbind(-1)
     turned = real * cosine - imaginary * sine, real * sine + imaginary * cosine
     return torch.stack(turned, dim=-1).flatten(-2).type_as(x)
 

@@ -116,9 +116,9 @@ def test_the_import_workaround_is_still_needed():
 def test_rotary_tables_stay_out_of_checkpoints_and_fit_the_image_size():
     for image_size, tokens in ((336, 24 * 24), (672, 48 * 48)):
         backbone = build_vision_backbone(image_size=image_size, **SAM3_TINY)
-        assert not [name for name in backbone.state_dict() if "cosine" in name or "sine" in name]
+        assert not [name for name in backbone.state_dict() if "turns" in name]
         global_block = backbone.trunk.blocks[SAM3_TINY["global_att_blocks"][0]]
-        assert global_block.attn.cosine.shape[0] == tokens
+        assert global_block.attn.turns.shape[0] == tokens
 
 
 def test_the_whole_image_model_works_where_triton_and_psutil_cannot_be_imported():

@@ -9,7 +9,7 @@ import torch
 
 from models.backbone import SAM3_TINY
 from models.sam3_package import build_vision_backbone, import_vision_modules
-from models.sam3_trunk import RotaryAttention, Trunk, rotate
+from models.sam3_trunk import RotaryAttention, Trunk, rotate_complex, rotate_real
 
 IMAGE_SIZE = 336
 
@@ -52,16 +52,17 @@ def test_values_and_gradients_are_the_packages(use_act_checkpoint, drop_path_rat
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6 * max(scale, 1))
 
 
-def test_rotary_positions_equal_the_packages_complex_ones():
+@pytest.mark.parametrize("rotate", [rotate_complex, rotate_real])
+def test_rotary_positions_equal_the_packages(rotate):
     vitdet = import_vision_modules().vitdet
     package = vitdet.Attention(64, num_heads=2, input_size=(6, 6), use_rope=True, rope_pt_size=(4, 4), rope_interp=True)
     query, key = torch.randn(2, 3, 2, 36, 32)
     wanted = package._apply_rope(query, key)
     ours = RotaryAttention(package)
-    for mine, theirs in zip(rotate(torch.stack([query, key]), ours.cosine, ours.sine), wanted, strict=True):
+    for mine, theirs in zip(rotate(torch.stack([query, key]), ours.turns), wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
-    assert not {"cosine", "sine"} & set(ours.state_dict())
-    assert rotate(query.bfloat16(), ours.cosine, ours.sine).dtype == torch.bfloat16
+    assert not ours.turns.is_complex() and "turns" not in ours.state_dict()
+    assert rotate(query.bfloat16(), ours.turns).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("checkpointed", [1, 3])

@@ -14,7 +14,7 @@ SOME_NAME = "trunk.blocks.2.attn.qkv.weight"
 
 def rotary_table(block) -> torch.Tensor:
     """As the package keeps it, complex."""
-    return torch.complex(block.attn.cosine, block.attn.sine)
+    return torch.view_as_complex(block.attn.turns)
 
 
 @pytest.fixture(scope="module")
