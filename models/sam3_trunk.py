@@ -40,8 +40,10 @@ class RotaryAttention(nn.Module):
         # (B, N, 3 C) to (3, B, heads, N, C / heads)
         qkv = self.qkv(x).flatten(1, 2).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         rotate = rotate_real if torch.compiler.is_compiling() else rotate_complex
-        query, key = rotate(qkv[:2], self.turns)
-        attended = F.scaled_dot_product_attention(query, key, qkv[2])
+        # Split, because the backward pass of slices would fill each up with zeros first.
+        query_key, value = qkv.split((2, 1))
+        query, key = rotate(query_key, self.turns)
+        attended = F.scaled_dot_product_attention(query, key, value[0])
         return self.proj(attended.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
 
 
