@@ -8,6 +8,8 @@ import math
 import re
 from numbers import Real
 
+from data.errors import shown
+
 LIMIT_DEG = {"primary": 180.0, "secondary": 90.0}
 SIGN = {
     "primary": {"LAO": 1, "RAO": -1, "AP": 0, "PA": 0},
@@ -15,6 +17,7 @@ SIGN = {
 }
 MISSING = {"", "-", "nan", "none", "null", "na", "n/a", "unknown"}
 _NUMBER = r"[+-]?\d+(?:[.,]\d*)?|[+-]?[.,]\d+"
+_MOST_CHARACTERS = 40  # the pattern takes the cube of the blanks in a text
 _TEXT = re.compile(rf"(?P<before>[A-Z]*)\s*(?P<number>{_NUMBER})?\s*(?:°|DEG)?\s*(?P<after>[A-Z]*)")
 
 
@@ -34,12 +37,13 @@ def parse_angle(value: object, axis: str) -> float:
     except OverflowError:  # a whole number of hundreds of digits
         angle = math.inf
     if abs(angle) > limit:
-        raise ValueError(f"{axis} angle {value!r} is out of range; allowed: -{limit:g} to {limit:g} degrees")
+        raise ValueError(f"{axis} angle {shown(value)} is out of range; allowed: -{limit:g} to {limit:g} degrees")
     return angle
 
 
 def _parse_text(value: object, axis: str) -> float:
-    match = _TEXT.fullmatch(value.strip().upper()) if isinstance(value, str) else None
+    is_short = isinstance(value, str) and len(value.strip()) <= _MOST_CHARACTERS
+    match = _TEXT.fullmatch(value.strip().upper()) if is_short else None
     word = match and (match["before"] + match["after"])
     number = float(match["number"].replace(",", ".")) if match and match["number"] else None
     if number is not None and not word:
@@ -50,6 +54,6 @@ def _parse_text(value: object, axis: str) -> float:
             return SIGN[axis][word] * (number or 0.0)
     words = ", ".join(SIGN[axis])
     raise ValueError(
-        f"{axis} angle {value!r} cannot be read; allowed: degrees as a number, or a number of at least 0 "
+        f"{axis} angle {shown(value)} cannot be read; allowed: degrees as a number, or a number of at least 0 "
         f"with one of {words} (such as {'RAO 30' if axis == 'primary' else 'CRA 20'}), or empty when unknown"
     )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from data.errors import DataError
+from data.errors import DataError, shown
 from data.text import whole_number
 
 
@@ -116,7 +116,7 @@ def parse_segment(value: object) -> int:
     if found is None:
         code = re.fullmatch(r"\d+[a-c]", words)
         hint = f"if it is a SYNTAX code, write it as 'SYNTAX {words}'; " if code else ""
-        raise DataError(f"{str(value)!r} names no segment; {hint}{SEGMENT_ALLOWED}")
+        raise DataError(f"{shown(str(value))} names no segment; {hint}{SEGMENT_ALLOWED}")
     return found
 
 

@@ -5,6 +5,7 @@ contradiction that real data is known to have and that does not touch segmentati
 """
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from data.angles import parse_angle
 from data.cass import SEGMENTS, parse_segment
 from data.cine import cine_shape, read_frame
 from data.contours import POLYLINES, Contours, read_contours
-from data.errors import DataError, Fault
+from data.errors import DataError, Fault, shortened
 from data.masks import read_label_map, read_mask
 from data.obstructions import column_contradictions, lesion_contradictions
 from data.text import whole_number
@@ -127,10 +128,10 @@ def _find_file(row: RowCheck, column: str) -> None:
             row.fault(column, "a blank cell; allowed: a file's path, absolute or relative to the data root")
         return
     path, advice = row.resolve(row.text(column))
-    if path.is_file():
+    if os.path.isfile(path):  # also no for what the system refuses as a name, where Path.is_file raises
         row.record[column] = str(path)
     else:
-        row.fault(column, f"no such file: {path}. {advice}")
+        row.fault(column, f"no such file: {shortened(str(path))}. {advice}")
 
 
 def _check_cine(row: RowCheck) -> tuple[int, int] | None:

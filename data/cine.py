@@ -1,4 +1,4 @@
-"""One frame of a cine kept as `.npy`: memory-mapped, so that a cine of gigabytes costs one frame.
+"""One frame of a cine kept as `.npy`, alone, so that a cine of gigabytes costs one frame.
 
     from data.cine import read_frame
     frame = read_frame("cines/101-0025.npy", 31)
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import DataError
+from data.input_files import check_pixels, open_npy
 
 # Float cines are [0, 1]; rounding in whatever wrote them may overshoot by this much.
 FLOAT_TOLERANCE = 1e-3
@@ -29,26 +30,33 @@ def read_frame(path: str | Path, frame_index: int) -> np.ndarray:
     cine = _open_cine(path)
     if not 0 <= frame_index < len(cine):
         raise DataError(f"{path}: no frame {frame_index}; allowed: 0 to {len(cine) - 1}")
-    frame = _as_uint8(np.array(cine[frame_index]), path)  # a copy, so that the file is let go
+    frame = _as_uint8(_read(path, cine, frame_index), path)
     frame = frame[..., None] if frame.ndim == 2 else frame
     return np.repeat(frame, 3, axis=2) if frame.shape[2] == 1 else frame
 
 
 def _open_cine(path: str | Path) -> np.ndarray:
     """The cine as a read-only memory map of a shape and type that the contract allows."""
-    try:
-        cine = np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: truncated or not an .npy file ({error}); export it again") from error
+    cine = open_npy(path)
     if not (cine.dtype == np.uint8 or cine.dtype.kind == "f"):
         raise DataError(f"{path}: type {cine.dtype}; {ALLOWED}")
     # A last axis of 3 in three dimensions is a single colour picture, [H, W, 3], not a cine 3 pixels wide.
     grey, colour = cine.ndim == 3 and cine.shape[2] > 4, cine.ndim == 4 and cine.shape[3] in (1, 3)
     if not (grey or colour) or 0 in cine.shape:
         raise DataError(f"{path}: shape {list(cine.shape)}; {ALLOWED}")
+    check_pixels(path, *cine.shape[1:3])
     return cine
+
+
+def _read(path: str | Path, cine: np.memmap, frame_index: int) -> np.ndarray:
+    """Frame `frame_index` as it is kept, in one read: a map would fetch a cold file page by page."""
+    if not cine.flags.c_contiguous:
+        return np.array(cine[frame_index])  # a copy, so that the file is let go
+    start = cine.offset + frame_index * cine[0].nbytes
+    frame = np.fromfile(path, cine.dtype, count=cine[0].size, offset=start)
+    if frame.size < cine[0].size:
+        raise DataError(f"{path}: ends within frame {frame_index}; the file was cut while it was read")
+    return frame.reshape(cine.shape[1:])
 
 
 def _as_uint8(frame: np.ndarray, path: str | Path) -> np.ndarray:

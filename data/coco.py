@@ -13,8 +13,7 @@ COCO counts px from the outer corner of the first pixel, this project from its c
 what is read, and added to what `coco_result` writes.
 """
 
-import json
-import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,14 +24,18 @@ import numpy as np
 from skimage.draw import polygon2mask
 
 from data.angles import parse_angle
-from data.errors import DataError
+from data.contours import LARGEST_NUMBER
+from data.errors import DataError, shortened, shown
 from data.frame_source import read_picture
+from data.input_files import check_pixels, parse_json, read_bytes
+from data.text import decode_text
 
 CATEGORY = "stenosis"  # in the name of the category, in ARCADE all of it
 CORNER_PX = 0.5  # from the first pixel's centre to COCO's origin
 # Between a bbox and the box of its polygons: a bbox that was taken from pixels differs by one.
 BOX_DISAGREES_PX = 2.0
 _NAMED = 5  # missing pictures that an error lists
+MOST_BYTES = 256 * 2**20  # parsed, JSON takes several times its size
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,11 @@ def load_coco(annotations: str | Path, images: str | Path, category: str | None 
         where = f"{path}: annotation {entry['id']}"
         image_id = entry.get("image_id")
         if not _is_integer(image_id) or image_id not in entries:
-            raise DataError(f"{where} is of image_id {image_id!r}, which no entry of \"images\" has; one of the two "
-                            "lists was cut or renumbered, use the annotations as they were published")
+            raise DataError(f"{where} is of image_id {shown(image_id)}, which no entry of \"images\" has; one of the "
+                            "two lists was cut or renumbered, use the annotations as they were published")
         if not _is_integer(entry.get("category_id")):
-            raise DataError(f"{where} has category_id {entry.get('category_id')!r}; allowed: an id of \"categories\"")
+            seen = shown(entry.get("category_id"))
+            raise DataError(f"{where} has category_id {seen}; allowed: an id of \"categories\"")
         if entry["category_id"] in categories:
             found, note = _read_object(f"{where} (image id {image_id})", entry, _size(path, entries[image_id]))
             objects[image_id].append(found)
@@ -137,15 +141,7 @@ def coco_result(image_id: int, category_id: int, box_px: Sequence[float], score:
 
 
 def _read_json(path: Path) -> Mapping:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); give the JSON file with COCO annotations") from error
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: truncated or not JSON ({error}; the file has {len(text)} characters); copy or "
-                        "download it again") from error
+    content = parse_json(decode_text(read_bytes(path, MOST_BYTES)), path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds a {type(content).__name__}; COCO annotations are an object with images, "
                         "annotations and categories (a list is usually a file of results)")
@@ -166,7 +162,7 @@ def _by_id(path: Path, entries: Sequence[dict], name: str) -> dict[int, dict]:
     known: dict[int, dict] = {}
     for number, entry in enumerate(entries):
         if not _is_integer(entry.get("id")):
-            raise DataError(f"{path}: {name}[{number}] has id {entry.get('id')!r}; allowed: an integer")
+            raise DataError(f"{path}: {name}[{number}] has id {shown(entry.get('id'))}; allowed: an integer")
         if entry["id"] in known:
             raise DataError(f"{path}: two entries of {name} have id {entry['id']}; joined files need new ids")
         known[entry["id"]] = entry
@@ -194,7 +190,9 @@ def _size(path: Path, entry: Mapping) -> tuple[int, int]:
     """(height, width) of an entry of images."""
     size = entry.get("height"), entry.get("width")
     if not all(_is_integer(side) and side > 0 for side in size):
-        raise DataError(f"{path}: image {entry['id']} has height {size[0]!r} and width {size[1]!r}; allowed: px")
+        seen = f"height {shown(size[0])} and width {shown(size[1])}"
+        raise DataError(f"{path}: image {entry['id']} has {seen}; allowed: px")
+    check_pixels(path, *size)
     return size
 
 
@@ -211,13 +209,13 @@ def _find_pictures(path: Path, folder: Path, entries: Mapping[int, dict]) -> dic
     for image_id, entry in entries.items():
         name = entry.get("file_name")
         if not isinstance(name, str) or not name.strip():
-            raise DataError(f"{path}: image {image_id} has file_name {name!r}; allowed: the name of a picture")
+            raise DataError(f"{path}: image {image_id} has file_name {shown(name)}; allowed: the name of a picture")
         name = PurePosixPath(name.replace("\\", "/"))
         if seen.setdefault(name, image_id) != image_id:
             raise DataError(f"{path}: images {seen[name]} and {image_id} are both {name}; it would count twice")
         candidates = (folder / name, folder / name.name)
-        found[image_id] = next((one for one in candidates if one.is_file()), None)
-        missing += [str(name)] if found[image_id] is None else []
+        found[image_id] = next((one for one in candidates if os.path.isfile(one)), None)
+        missing += [shortened(str(name))] if found[image_id] is None else []
     if missing:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise DataError(f"{folder}: {len(missing)} of the {len(entries)} pictures of {path} are not there: "
@@ -228,7 +226,7 @@ def _find_pictures(path: Path, folder: Path, entries: Mapping[int, dict]) -> dic
 def _read_object(where: str, entry: Mapping, size: tuple[int, int]) -> tuple[CocoObject, str]:
     """An annotation as an object, and what is odd about it, in words; where: how errors call it."""
     if entry.get("iscrowd", 0):
-        raise DataError(f"{where} has iscrowd {entry['iscrowd']!r}; allowed: 0, one region an annotation")
+        raise DataError(f"{where} has iscrowd {shown(entry['iscrowd'])}; allowed: 0, one region an annotation")
     polygons, given = _read_polygons(where, entry.get("segmentation")), _read_box(where, entry.get("bbox"))
     box, note = given, ""
     if polygons:
@@ -262,7 +260,7 @@ def _read_polygons(where: str, segmentation: Any) -> tuple[np.ndarray, ...]:
     for polygon in segmentation:
         if not (isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
                 and all(map(_is_number, polygon))):
-            raise DataError(f"{where} has the polygon {_shortened(polygon)}; {allowed}")
+            raise DataError(f"{where} has the polygon {shown(polygon)}; {allowed}")
     return tuple(np.array(polygon, np.float64).reshape(-1, 2) - CORNER_PX for polygon in segmentation)
 
 
@@ -270,7 +268,7 @@ def _read_box(where: str, bbox: Any) -> tuple[float, float, float, float] | None
     if bbox is None or bbox == []:
         return None
     if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(_is_number, bbox))):
-        raise DataError(f"{where} has bbox {_shortened(bbox)}; allowed: [x, y, width, height] in px")
+        raise DataError(f"{where} has bbox {shown(bbox)}; allowed: [x, y, width, height] in px")
     x, y, width, height = (float(number) for number in bbox)
     return x - CORNER_PX, y - CORNER_PX, x + width - CORNER_PX, y + height - CORNER_PX
 
@@ -280,13 +278,10 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < LARGEST_NUMBER
 
 
 def _rounded(box: Sequence[float]) -> list[float]:
     return [round(side, 1) for side in box]
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -3,14 +3,14 @@
 Points are (x, y) in pixels of the cine frame, x right, y down, from proximal to distal.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data.errors import DataError
+from data.errors import DataError, shown
+from data.input_files import MOST_JSON_BYTES, parse_json, read_bytes
 from data.text import decode_text
 
 POLYLINES = ("centerline", "left_edge", "right_edge", "ideal_left_edge", "ideal_right_edge")
@@ -29,6 +29,7 @@ NEVER_NEGATIVE = (
     "segment_length_mm",
 )
 LEAST_POINTS = 10  # Medis writes 300 to 400; fewer than this outline no vessel
+MOST_POINTS = 5000  # edges are matched point by point, which takes the square of it in memory
 
 STENOSIS_DISAGREES_POINTS = 1.5  # %DS is often printed as a whole number
 LARGEST_CATHETER_MM = 4.0  # 12 F, larger than any coronary catheter
@@ -107,8 +108,8 @@ def read_contours(path: str | Path) -> Contours:
         raise DataError(f"{path}: {'; '.join(problems)}; export the contours with all of them")
     given, calibration = content["measurements"], content["calibration"]
     lines = {name: _points(content[name]) for name in POLYLINES}
-    problems = [f"{name} is no line ({_shown(content[name])}); allowed: {LEAST_POINTS} or more points "
-                "[[x, y], ...]" for name, points in lines.items() if points is None]
+    problems = [f"{name} is no line ({shown(content[name])}); allowed: {LEAST_POINTS} to {MOST_POINTS} "
+                "points [[x, y], ...]" for name, points in lines.items() if points is None]
     problems += _check_words(content) + _check_calibration(calibration) + _check_measurements(given)
     if lines["centerline"] is not None:
         problems += _check_index(given.get("MLD_centerline_index"), len(lines["centerline"]))
@@ -123,14 +124,7 @@ def read_contours(path: str | Path) -> Contours:
 
 
 def _read_json(path: str | Path) -> dict:
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error})") from error
-    try:
-        content = json.loads(decode_text(raw))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: truncated or not JSON ({error}); export it again") from error
+    content = parse_json(decode_text(read_bytes(path, MOST_JSON_BYTES)), path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds a {type(content).__name__}; allowed: one JSON object")
     return content
@@ -143,7 +137,7 @@ def _find_missing(content: dict) -> list[str]:
     for part, keys in sections.items():
         section = content.get(part) or {}
         if not isinstance(section, dict):
-            problems.append(f"{part} is {_shown(section)}; allowed: a JSON object with its own keys")
+            problems.append(f"{part} is {shown(section)}; allowed: a JSON object with its own keys")
         elif part in content:
             missing += [f"{part}.{key}" for key in keys if key not in section]
     return problems + ([f"keys missing: {', '.join(missing)}"] if missing else [])
@@ -154,24 +148,24 @@ def _check_words(content: dict) -> list[str]:
     for key in ("segment_name", "analyst", "analysis_date"):
         value = content.get(key)
         if not isinstance(value, str) and (value is not None or key in NEEDED_KEYS):
-            problems.append(f"{key} is {_shown(value)}; allowed: text")
+            problems.append(f"{key} is {shown(value)}; allowed: text")
     if frame_num is not None and not (_is_number(frame_num) and float(frame_num).is_integer()):
-        problems.append(f"frame_num is {_shown(frame_num)}; allowed: a whole number or null")
+        problems.append(f"frame_num is {shown(frame_num)}; allowed: a whole number or null")
     return problems
 
 
 def _check_calibration(calibration: dict) -> list[str]:
     problems = []
     if not _is_number(calibration["scale_factor"]) or calibration["scale_factor"] <= 0:
-        seen = _shown(calibration["scale_factor"])
+        seen = shown(calibration["scale_factor"])
         problems.append(f"calibration.scale_factor is {seen}; allowed: a number above 0 (pixels per mm)")
     catheter, spacing = (calibration.get(key) for key in ("catheter_diameter_mm", "imager_pixel_spacing_mm"))
     if catheter is not None and not (_is_number(catheter) and catheter > 0):
-        seen = _shown(catheter)
+        seen = shown(catheter)
         problems.append(f"calibration.catheter_diameter_mm is {seen}; allowed: a number above 0, or null")
     is_pair = isinstance(spacing, list) and len(spacing) == 2
     if spacing is not None and not (is_pair and all(_is_number(step) and step > 0 for step in spacing)):
-        seen = _shown(spacing)
+        seen = shown(spacing)
         problems.append(f"calibration.imager_pixel_spacing_mm is {seen}; allowed: [row, column], or null")
     return problems
 
@@ -194,7 +188,7 @@ def _check_measurements(given: dict) -> list[str]:
             wrong = name in ("diameter_stenosis_pct", "area_stenosis_pct") and value > 100
             kind = f"{kind}, at most 100" if wrong else kind
         if wrong:
-            problems.append(f"measurements.{name} is {_shown(value)}; allowed: {kind}")
+            problems.append(f"measurements.{name} is {shown(value)}; allowed: {kind}")
     return problems
 
 
@@ -202,7 +196,7 @@ def _check_index(index: object, points: int) -> list[str]:
     if not _is_number(index) or (float(index).is_integer() and 0 <= index < points):
         return []  # no number at all is said of it elsewhere
     allowed = f"0 to {points - 1}, as the centreline has {points} points"
-    return [f"measurements.MLD_centerline_index is {_shown(index)}; allowed: {allowed}"]
+    return [f"measurements.MLD_centerline_index is {shown(index)}; allowed: {allowed}"]
 
 
 def _points(values: object) -> np.ndarray | None:
@@ -211,8 +205,8 @@ def _points(values: object) -> np.ndarray | None:
         points = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         return None
-    is_line = points.ndim == 2 and points.shape[1] == 2 and len(points) >= LEAST_POINTS
-    return points if is_line and np.isfinite(points).all() else None
+    is_line = points.ndim == 2 and points.shape[1] == 2 and LEAST_POINTS <= len(points) <= MOST_POINTS
+    return points if is_line and (np.abs(points) < LARGEST_NUMBER).all() else None  # False for nan too
 
 
 def _is_number(value: object) -> bool:
@@ -228,8 +222,3 @@ def _is_nan(value: object) -> bool:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

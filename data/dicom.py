@@ -14,13 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
-from data.errors import DataError
+from data.errors import DataError, shortened
+from data.input_files import check_pixels
+from data.jpeg import is_whole_jpeg, read_jpeg_size
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _MOST_BITS = 16     # what the XA module allows (C.8.7.1); all greys of 32 bits would fill the memory
+_MOST_FRAMES = 2 ** 31 - 1  # of a number of frames, an integer string (part 5, 6.2)
 _PREAMBLE_BYTES = 128          # part 10, section 7.1: 128 free bytes, then the letters DICM
 _UNWINDOWED_PERCENTILES = (0.5, 99.5)   # what is shown of a file that states no window: all but stray pixels
 
@@ -142,7 +148,12 @@ def read_dicom_header(path: str | Path) -> pydicom.Dataset:
 
 def _read_dataset(path: Path, *, stop_before_pixels: bool = False) -> pydicom.Dataset:
     try:
+        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            raise DataError(f"{path}: it is deflated, and nothing says how large it will be; export it uncompressed, "
+                            "or with its frames as JPEG Lossless")
         return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
+    except DataError:
+        raise
     except InvalidDicomError as error:
         raise DataError(f"{path}: not a DICOM file (no DICM after the preamble)") from error
     except OSError as error:
@@ -174,9 +185,11 @@ class DicomCine:
             raise
         except Exception as error:
             raise _damaged(self.path, error) from error
-        if min(header.frames, header.height, header.width) < 1:
+        if min(header.frames, header.height, header.width) < 1 or header.frames > _MOST_FRAMES:
             raise DataError(f"{self.path}: {header.frames} frames of {header.width} x {header.height} "
-                            "pixels; allowed: at least 1 of each. Export the file again")
+                            f"pixels; allowed: at least 1 of each, at most {_MOST_FRAMES} frames. Export the file "
+                            "again")
+        check_pixels(self.path, header.height, header.width)
         return header
 
     def __len__(self) -> int:
@@ -184,11 +197,24 @@ class DicomCine:
 
     def _stored(self, frame_index: int) -> np.ndarray:
         try:
+            self._check_jpeg(frame_index)
             return pixel_array(self._dataset, index=frame_index)
+        except DataError:
+            raise
         except Exception as error:      # each of pydicom's decoders has errors of its own
             syntax = getattr(self._dataset.file_meta.get("TransferSyntaxUID"), "name", "no transfer syntax")
-            raise DataError(f"{self.path}: frame {frame_index} does not decode ({syntax}): {error}. Is the "
-                            "file whole? JPEG needs the packages pylibjpeg and pylibjpeg-libjpeg") from error
+            raise DataError(f"{self.path}: frame {frame_index} does not decode ({syntax}): {shortened(str(error))}. "
+                            "Is the file whole? JPEG needs the packages pylibjpeg and pylibjpeg-libjpeg") from error
+
+    def _check_jpeg(self, frame_index: int) -> None:
+        """Refuse a compressed frame that was cut, or whose own header claims more pixels than any frame has."""
+        if self._dataset.file_meta.get("TransferSyntaxUID") not in JPEGTransferSyntaxes + JPEGLSTransferSyntaxes:
+            return
+        frame = get_frame(self._dataset.PixelData, frame_index, number_of_frames=len(self))
+        size = read_jpeg_size(frame)
+        if size is None or not is_whole_jpeg(frame):
+            raise ValueError("the JPEG " + ("has no header" if size is None else "ends within its pixels"))
+        check_pixels(self.path, *size)
 
     def read(self, frame_index: int) -> np.ndarray:
         """Return one frame (0-based) as uint8 (H, W, 3). Raises DataError: out of range, broken."""
@@ -217,7 +243,8 @@ class DicomCine:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: damaged ({type(error).__name__}: {error}); copy or export the file again")
+    reason = shortened(f"{type(error).__name__}: {error}")
+    return DataError(f"{path}: damaged ({reason}); copy or export the file again")
 
 
 def _color_frame(stored: np.ndarray, path: Path) -> np.ndarray:

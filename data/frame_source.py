@@ -5,17 +5,18 @@
     source.view_deg, source.view_source # ((31.3, 0.1), "DICOM header")
 """
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from data.cine import cine_shape, read_frame
 from data.dicom import DicomCine, XAHeader, is_dicom
 from data.errors import DataError
+from data.input_files import read_pixels
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 UNKNOWN_VIEW = (math.nan, math.nan)
@@ -46,7 +47,7 @@ def open_frames(path: str | Path) -> FrameSource:
     Raises DataError, naming the file, for anything that cannot be read as one.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{path}: no such file")
     suffix = path.suffix.lower()
     if suffix == ".npy":
@@ -112,14 +113,7 @@ def read_picture(path: str | Path) -> np.ndarray:
     16-bit pictures often hold fewer bits (10 or 12 from a detector): the fewest whole bits that hold their
     largest value are scaled to 0..255. Raises DataError.
     """
-    try:
-        encoded = np.fromfile(path, np.uint8)      # cv2.imread cannot open every path on Windows
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-    picture = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
-    if picture is None:
-        raise DataError(f"{path}: truncated or not a picture; export it again")
-    picture = _as_uint8(picture, path)
+    picture = _as_uint8(read_pixels(path), path)
     if picture.ndim == 2:
         return np.repeat(picture[..., None], 3, axis=2)
     return np.ascontiguousarray(picture[..., 2::-1])

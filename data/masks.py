@@ -8,6 +8,7 @@ import numpy as np
 from skimage.draw import polygon
 
 from data.errors import DataError
+from data.input_files import check_pixels, open_npy, read_pixels
 
 MASK_VALUES = (0, 1, 255)
 MASK_COLUMNS = {"deepsa": "deepsa_pseudo_label_path", "truth": "true_vessel_mask_path"}
@@ -40,29 +41,17 @@ def read_label_map(path: str | Path) -> np.ndarray:
     suffix = Path(path).suffix.lower()
     if suffix not in (".npy", ".png"):
         raise DataError(f"{path}: ends in {suffix!r}; allowed: .npy, .png")
-    try:
-        values = _read_npy(path) if suffix == ".npy" else _read_png(path)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: truncated or not a {suffix} file ({error}); export it again") from error
+    values = open_npy(path) if suffix == ".npy" else _read_png(path)
     if values.ndim != 2 or values.size == 0:
         raise DataError(f"{path}: shape {list(values.shape)}; allowed: two dimensions, [H, W]")
     if values.dtype.kind not in "buif":
         raise DataError(f"{path}: type {values.dtype}; allowed: bool, integers or floating point")
-    return values
-
-
-def _read_npy(path: str | Path) -> np.ndarray:
-    with open(path, "rb") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+    check_pixels(path, *values.shape)
+    return np.array(values)  # a copy, so that the file is let go
 
 
 def _read_png(path: str | Path) -> np.ndarray:
-    # Not cv2.imread: on Windows it cannot open a path with letters outside the system's code page.
-    values = cv2.imdecode(np.frombuffer(Path(path).read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None:
-        raise ValueError("the picture cannot be decoded")
+    values = read_pixels(path)
     if values.ndim == 3:
         values = values[..., :3]  # without transparency
         if (values == values[..., :1]).all():

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from data.cass import SEGMENTS
 from data.check import ANGLE_COLUMNS, OPTIONAL_COLUMNS, REQUIRED_COLUMNS, SPLITS, RowCheck, check_row
-from data.errors import DataError, Fault
+from data.errors import DataError, Fault, shortened
 from data.paths import PathMaps, is_foreign, parse_path_maps, resolve_path
 from data.text import CsvRow, read_csv
 
@@ -117,7 +117,7 @@ def _check_layout(header: list[str], rows: list[CsvRow]) -> list[Fault]:
     """Columns that are missing or there twice, rows of another length, no rows at all."""
     missing = [name for name in REQUIRED_COLUMNS if name not in header]
     doubled = [name for name, count in Counter(header).items() if count > 1 and name]
-    seen, faults = f"columns seen: {', '.join(header) or 'none'}", []
+    seen, faults = f"columns seen: {shortened(', '.join(header) or 'none', 1000)}", []
     if missing:
         faults.append(Fault(1, ", ".join(missing), seen, "missing from the header; add each, spelled so"))
     if doubled:

@@ -1,11 +1,12 @@
 """Every lesion of a frame as the phantom knows them: what real data never has."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.cass import SEGMENTS
-from data.errors import DataError
+from data.errors import DataError, shortened
+from data.input_files import MOST_JSON_BYTES, parse_json, read_bytes
+from data.text import decode_text
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class TrueLesion:
 
 def read_true_lesions(path: str | Path) -> list[TrueLesion]:
     """The lesions of a file of the phantom's `true_lesions_path`; DataError, naming it, when it is unreadable."""
+    records = parse_json(decode_text(read_bytes(path, MOST_JSON_BYTES)), path)
     try:
-        records = json.loads(Path(path).read_text(encoding="utf-8"))
         lesions = [
             TrueLesion(
                 cass_id=int(record["cass_segment"]),
@@ -39,10 +40,8 @@ def read_true_lesions(path: str | Path) -> list[TrueLesion]:
             )
             for record in records
         ]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error})") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: truncated, or no list of lesions ({error!r}); make it again") from error
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise DataError(f"{path}: no list of lesions ({shortened(repr(error))}); make it again") from error
     for lesion in lesions:
         if lesion.cass_id not in SEGMENTS or len(lesion.point_px) != 2 or len(lesion.box_px) != 4:
             raise DataError(f"{path}: holds {lesion}; allowed: a CASS number, a point (x, y) and a box of four")

@@ -28,8 +28,10 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SA
     stage, config = checkpoint["stage"], checkpoint["config"]
     if stage not in STAGES:
         raise CheckpointError(f"{path}: a checkpoint of stage {stage!r}; known are {', '.join(STAGES)}")
-    parts = dict(backbone=config["backbone"], image_size=config["image_size"], use_view=config["use_view"],
-                 random_init=True)
+    wanted = ("backbone", "image_size", "use_view")
+    if absent := [name for name in wanted if name not in config]:
+        raise CheckpointError(f"{path}: its config does not say {', '.join(absent)}, so its model cannot be built")
+    parts = dict(**{name: config[name] for name in wanted}, random_init=True)
     if stage == "phase1_deepsa":
         model = build_deepsa_model(**parts)
     elif stage == "phase2_cass":

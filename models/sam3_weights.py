@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from utils.checkpoint import CheckpointError, load_weights
+from utils.checkpoint import CheckpointError, describe_error, load_weights
+from utils.torch_files import read_torch_file
 
 VISION_PREFIX = "detector.backbone.vision_backbone."
 # Tensors of the vision path that the image model does not use: the second neck, of the tracker, and the rotary
@@ -103,7 +104,7 @@ def read_vision_tensors(path: str | Path) -> dict[str, torch.Tensor]:
                if name.startswith(VISION_PREFIX)}
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensor named {VISION_PREFIX}*; its first names are "
-                              f"{list(checkpoint)[:5]}. {HOW_TO_GET}")
+                              f"{[name[:80] for name in list(checkpoint)[:5]]}. {HOW_TO_GET}")
     return tensors
 
 
@@ -116,10 +117,10 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such SAM 3 checkpoint. {HOW_TO_GET}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({type(error).__name__}: {error}); "
-                              "is the download complete?") from error
+        checkpoint = read_torch_file(path, mmap=True)
+    except Exception as error:  # torch raises many types here: zip, pickle, EOF, runtime ...
+        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({describe_error(error)}); is the download "
+                              "complete?") from error
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict):
         checkpoint = checkpoint["model"]
     return {str(name): value for name, value in checkpoint.items()} if isinstance(checkpoint, dict) else {}

@@ -46,6 +46,17 @@ def test_a_value_that_would_need_pickle_is_refused_by_name(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_names_that_are_numbers_of_numpy_become_plain(tmp_path):
+    save_checkpoint(tmp_path / "a.pth", minimal(counts={np.int64(3): np.str_("x")}))
+    loaded = load_checkpoint(tmp_path / "a.pth")["counts"]
+    assert loaded == {3: "x"} and type(next(iter(loaded))) is int
+
+
+def test_numpy_values_that_are_no_plain_ones_are_refused_by_name(tmp_path):
+    with pytest.raises(TypeError, match=r"checkpoint\['day'\] is a date"):
+        save_checkpoint(tmp_path / "a.pth", minimal(day=np.datetime64("2026-11-22")))
+
+
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
 def test_a_truncated_file_is_refused_with_advice(tmp_path, keep):
     path = tmp_path / "a.pth"

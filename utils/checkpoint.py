@@ -16,10 +16,20 @@ import numpy as np
 import torch
 
 from utils.files import write_atomic
+from utils.torch_files import read_torch_file
 
 # Raised whenever an older reader could misread a newer file.
 FORMAT = 1
 REQUIRED_KEYS = ("format", "stage", "epoch", "global_step", "model", "config")
+# Beside them in a checkpoint that training can go on from; `progress` says that it is one.
+RESUME_KEYS = ("optimizer", "scheduler", "rng", "sampler", "classes", "parent")
+# What the entries that others rely on are, where they are there and not None.
+KINDS = {
+    "stage": str, "epoch": int, "global_step": int, "model": dict, "config": dict, "optimizer": dict, "scheduler": dict,
+    "sampler": dict, "metrics": dict, "parent": dict, "progress": dict, "rng": (list, tuple), "classes": (list, tuple),
+}
+NAMED = ("config", "progress", "sampler")  # dicts whose names become those of Python
+DAMAGED = "It was changed or damaged; copy it again, or go on from another one."
 
 
 class CheckpointError(RuntimeError):
@@ -34,10 +44,10 @@ def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
     """Write `checkpoint` to `path` in one step; paths and numpy scalars in it become plain values.
 
     Raises TypeError naming the entry for a value that `weights_only=True` would refuse, and OSError (old file
-    intact) when the disk is full.
+    intact) when the disk is full, with how many bytes are needed and how many are free.
     """
     plain = to_plain({"format": FORMAT, **checkpoint})
-    write_atomic(path, lambda handle: torch.save(plain, handle))
+    write_atomic(path, lambda handle: torch.save(plain, handle), needed_bytes=_count_bytes(plain))
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -50,11 +60,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint. Give a .pth file that a training run wrote.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_torch_file(path)
     except Exception as error:  # torch raises many types here: zip, pickle, EOF, runtime, unicode ...
         raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {_first_line(error)}). "
-            f"It has {path.stat().st_size} bytes; a copy or download may have been cut short. Copy it again, "
+            f"{path}: cannot be read as a checkpoint ({describe_error(error)}). It "
+            f"has {path.stat().st_size} bytes; a copy or download may have been cut short. Copy it again, "
             "or go on from another one (the best checkpoint beside it, with --init-from)."
         ) from error
     _check_layout(path, checkpoint)
@@ -70,9 +80,9 @@ def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor], *, s
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())
     misshapen = [
-        f"{name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model"
+        f"{name}: {_describe(state[name])} in the file, {_describe(own[name])} in the model"
         for name in sorted(own.keys() & state.keys())
-        if own[name].shape != state[name].shape
+        if _describe(own[name]) != _describe(state[name])
     ]
     if missing or unexpected or misshapen:
         lists = {"missing": missing, "unexpected": unexpected, "shape": misshapen}
@@ -127,11 +137,13 @@ def to_plain(value: Any, where: str = "checkpoint") -> Any:
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: to_plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+        return {
+            to_plain(key, f"a key of {where}"): to_plain(item, f"{where}[{key!r}]") for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return type(value)(to_plain(item, f"{where}[{index}]") for index, item in enumerate(value))
     if value is None or type(value) in (bool, int, float, str):
@@ -143,17 +155,64 @@ def _check_layout(path: Path, checkpoint: Any) -> None:
     if not isinstance(checkpoint, dict):
         kind = type(checkpoint).__name__
         raise CheckpointError(f"{path}: holds a {kind}, not a checkpoint of this project.")
-    absent = [key for key in REQUIRED_KEYS if key not in checkpoint]
+    needed = REQUIRED_KEYS + (RESUME_KEYS if checkpoint.get("progress") is not None else ())
+    absent = [key for key in needed if key not in checkpoint]
     if absent:
+        there = ", ".join(str(key)[:80] for key in list(checkpoint)[:8])
         raise CheckpointError(
-            f"{path}: not a checkpoint of this project: no {', '.join(absent)} in it (it has "
-            f"{', '.join(map(str, list(checkpoint)[:8]))}). SAM 3's own sam3.pt goes with --sam3-checkpoint."
+            f"{path}: not a checkpoint of this project: no {', '.join(absent)} in it (it has {there}). "
+            "SAM 3's own sam3.pt goes with --sam3-checkpoint."
         )
-    if not isinstance(checkpoint["format"], int) or not 1 <= checkpoint["format"] <= FORMAT:
+    found = checkpoint["format"]
+    if type(found) is int and found > FORMAT:
         raise CheckpointError(
-            f"{path}: checkpoint format {checkpoint['format']!r}; this version reads 1 to {FORMAT}. "
+            f"{path}: checkpoint format {found}, of a newer version of this project; this one reads 1 to {FORMAT}. "
             "Update the project."
         )
+    if type(found) is not int or found < 1:
+        seen = str(found)[:80]
+        raise CheckpointError(f"{path}: checkpoint format {seen}; this version reads 1 to {FORMAT}. {DAMAGED}")
+    wrong = [key for key, kind in KINDS.items() if not _is_kind(checkpoint, key, kind)]
+    wrong += [f"model[{str(name)[:80]!r}]" for name, value in _entries(checkpoint["model"])
+              if not (isinstance(name, str) and isinstance(value, torch.Tensor))][:5]
+    if wrong:
+        raise CheckpointError(f"{path}: its {', '.join(wrong)} are not what a run of this project writes. {DAMAGED}")
+
+
+def _is_kind(checkpoint: Mapping[str, Any], key: str, kind: type | tuple[type, ...]) -> bool:
+    value = checkpoint.get(key)
+    if value is None:
+        return key not in REQUIRED_KEYS
+    if not isinstance(value, kind) or type(value) is bool:
+        return False
+    return key not in NAMED or all(isinstance(name, str) for name in value)
+
+
+def _entries(model: Any) -> list[tuple[Any, Any]]:
+    return list(model.items()) if isinstance(model, dict) else []
+
+
+def _describe(value: Any) -> str:
+    """Shape of a tensor; what else there is to say of what cannot be copied into a parameter."""
+    if not isinstance(value, torch.Tensor):
+        return f"a {type(value).__name__}"
+    kind = "" if value.layout == torch.strided and not (value.is_meta or value.is_quantized) else " of another kind"
+    return f"{tuple(value.shape)}{kind}"
+
+
+def _count_bytes(value: Any) -> int:
+    """Bytes of all tensors in nested plain `value`, those that share memory once."""
+    storages: dict[int, int] = {}
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, torch.Tensor):
+            storages[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+        elif isinstance(one, Mapping):
+            waiting.extend(one.values())
+        elif isinstance(one, (list, tuple)):
+            waiting.extend(one)
+    return sum(storages.values())
 
 
 def _list_names(kind: str, names: list[str], limit: int = 12) -> str:
@@ -161,5 +220,6 @@ def _list_names(kind: str, names: list[str], limit: int = 12) -> str:
     return f"  {kind} ({len(names)}):\n    " + "\n    ".join(names[:limit]) + more
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:200]
+def describe_error(error: BaseException) -> str:
+    """Kind and first line, cut, of an error of torch, whose texts run over pages."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0][:200]}"

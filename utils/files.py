@@ -8,6 +8,7 @@ the old one.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import time
@@ -19,12 +20,14 @@ from typing import BinaryIO
 # that reads a checkpoint of 5 GB for half a minute. A minute in all.
 REPLACE_TRIES = 240
 REPLACE_WAIT_S = 0.25
+DISK_IS_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no quota of its own
 
 
-def write_atomic(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomic(path: str | Path, write: Callable[[BinaryIO], None], *, needed_bytes: int | None = None) -> None:
     """Call `write` with an open binary file, then give that file the name `path` in one step.
 
     The temporary file has a fixed name, so that what a killed process left is overwritten by the next write.
+    needed_bytes: about how long the file will be, if known; said when the disk is full.
     Raises OSError that names `path` and says that the old file is intact; the temporary file is gone then.
     """
     path = Path(path)
@@ -40,13 +43,13 @@ def write_atomic(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
         temporary.unlink(missing_ok=True)
         failure = _find_write_failure(error)
         if failure is not None:
-            raise _write_error(path, failure) from error
+            raise _write_error(path, failure, needed_bytes) from error
         raise
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` in one step."""
-    write_atomic(path, lambda handle: handle.write(data))
+    write_atomic(path, lambda handle: handle.write(data), needed_bytes=len(data))
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
@@ -90,12 +93,15 @@ def _find_write_failure(error: BaseException | None) -> OSError | None:
     return error
 
 
-def _write_error(path: Path, error: OSError) -> OSError:
+def _write_error(path: Path, error: OSError, needed_bytes: int | None) -> OSError:
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
     old = "The file that was there is intact." if path.exists() else "No file of that name exists."
     held = isinstance(error, PermissionError) and path.exists()
     todo = "Close the program that has it open, if one has," if held else "Free some space"
     reason = error.strerror or str(error)
-    text = f"could not write {path} ({reason}); {free / 2**20:.0f} MiB are free there. {old} "
+    # Beside the old file, which stays until the new one is whole.
+    is_full = error.errno in DISK_IS_FULL and needed_bytes is not None
+    needed = f"about {math.ceil(needed_bytes / 2**20 * 10) / 10} MiB are needed, " if is_full else ""
+    text = f"could not write {path} ({reason}); {needed}{free / 2**20:.1f} MiB are free there. {old} "
     text += f"{todo} or choose another folder, then run again."
     return OSError(error.errno or errno.EIO, text)
