@@ -2,7 +2,8 @@
 
     python run.py demo            phantom angiograms, training, pictures: half an hour on two CPU cores
     python run.py demo --fresh    the same from the start; without --fresh an interrupted demo goes on
-    python run.py test            the tests; what follows goes to pytest: python run.py test -k dicom
+    python run.py test            the tests, in as many processes as there are cores (and memory) for
+    python run.py test -k dicom   what follows goes to pytest, which then runs in one process
     python run.py test -m slow    the slow tests
 
 The first call makes `.venv` and installs requirements.txt into it (several GB, because of torch). With
@@ -23,6 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 REQUIREMENTS = ROOT / "requirements.txt"
+# What tests/conftest.py arranges: files of tests as they are ordered there, each file in one process.
+IN_PARALLEL = ("-n", "auto", "--dist", "loadgroup", "--no-loadscope-reorder")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,7 +48,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="make a phantom data set, train on it, look at the result")
     demo.add_argument("--fresh", action="store_true", help="delete outputs/demo and start over")
-    commands.add_parser("test", help="run the tests; further arguments go to pytest")
+    commands.add_parser("test", help="run the tests; further arguments go to pytest, in one process then")
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "test":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -58,7 +61,7 @@ def demo_command(arguments: argparse.Namespace) -> list[str]:
 
 
 def test_command(arguments: argparse.Namespace) -> list[str]:
-    return ["-m", "pytest", *arguments.rest]
+    return ["-m", "pytest", *(arguments.rest or IN_PARALLEL)]
 
 
 def prepare_environment() -> Path:

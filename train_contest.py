@@ -7,13 +7,15 @@
     python train_contest.py ... --resume                                       # goes on where it was interrupted
 
 Each contestant, a backbone of train_stage1_deepsa.py, `+lora` after it for adapters, learns the same labels with the
-same engine, batch and augmentation for about --minutes of training: a first short run of it on a few rows measures its
-step, and its epochs and with them its learning rate's cosine are chosen so that it ends then; who is too slow for one
-epoch in that time gets as many rows as fit, drawn at random. What each trained for is reported. Then compare_models.py
-asks all of them, the Frangi filter with a threshold chosen on training rows, and those of --also, about --limit
-validation cases.
+same engine, batch and augmentation for --minutes of training: a first short run of it measures its optimizer step, and
+it gets as many steps as fit, whole epochs or not, with its learning rate's cosine ending at the last one; who is too
+slow to see every row in that time sees as many as fit, drawn at random. Minutes are the processor's, of all cores
+together, so that other programs do not matter: on two cores two of them pass in a minute. On a GPU they are the
+clock's. Validation does not count. What each took in the end is reported. Then compare_models.py asks all of them, the
+Frangi filter with a threshold chosen on training rows, and those of --also, about --limit validation cases.
 
-Writes to --out: a folder for each contestant, as its training does; rates.json; comparison/, see compare_models.py.
+Writes to --out: a folder for each contestant, as its training does; rates.json: seconds a step; comparison/, see
+compare_models.py.
 Not a medical device: for research only.
 """
 
@@ -25,20 +27,21 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
+from contest.training import samples_per_step, seconds_per_step
 from data.errors import DataError
 from data.paths import parse_path_maps
 from data.schema import load_table, select_split
 from run import run_and_wait
-from utils.arguments import BACKBONES, BASELINE, HelpFormatter, add_data_arguments, positive_float, positive_int
+from utils.arguments import (
+    BACKBONES, BASELINE, HelpFormatter, add_data_arguments, choose_device, positive_float, positive_int,
+)
 from utils.entry import clean_exit
 from utils.files import write_text_atomic
-from utils.history import readable_json, read_history
+from utils.history import readable_json
 from utils.prediction import STAGE
 from utils.run_files import RunFiles
 
-RATE_STEPS = 3  # of the short run that measures a step
+RATE_STEPS = 8  # of the short run that measures a step
 LORA = "+lora"
 
 
@@ -63,7 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
     names = [*BACKBONES, *(f"{name}{LORA}" for name in BACKBONES if name != BASELINE)]
     parser.add_argument("--contestants", nargs="+", choices=names, required=True, metavar="NAME",
                         help=f"of {', '.join(names)}")
-    parser.add_argument("--minutes", type=positive_float, required=True, help="of training for each")
+    parser.add_argument("--minutes", type=positive_float, required=True,
+                        help="of training for each: of the processor, all cores together; on a GPU of the clock")
     parser.add_argument("--also", nargs="*", default=["frangi"], metavar="NAME",
                         help="contestants of compare_models.py that are only asked: sam3, medsam2, litemedsam as "
                              "released, frangi, checkpoints")
@@ -82,23 +86,22 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def training_command(args: argparse.Namespace, name: str, *, epochs: int, folder: Path, csv_path: Path) -> list[str]:
-    """train_stage1_deepsa.py for one contestant, arguments for Python."""
+def training_command(args: argparse.Namespace, name: str, *, steps: int, folder: Path) -> list[str]:
+    """contest/training.py for one contestant, arguments for Python."""
     backbone = name.removesuffix(LORA)
     recipe = RECIPES[backbone]
     command = [
-        "train_stage1_deepsa.py", "--data-csv", csv_path, "--data-root", args.data_root or args.data_csv.parent,
-        "--backbone", backbone, "--batch-size", args.batch_size, "--epochs", epochs, "--eval-every", epochs,
-        "--lr", recipe.lr, "--backbone-lr-scale", recipe.backbone_lr_scale, "--device", args.device,
-        "--seed", args.seed, "--checkpoint-dir", folder, "--resume",
+        "-m", "contest.training", "--steps", steps, "--data-csv", args.data_csv, "--backbone", backbone,
+        "--batch-size", args.batch_size, "--lr", recipe.lr, "--backbone-lr-scale", recipe.backbone_lr_scale,
+        "--device", args.device, "--seed", args.seed, "--checkpoint-dir", folder, "--resume",
     ]
     weights = BACKBONES[backbone].weights
     if weights is not None and getattr(args, weights) is not None:
         command += [f"--{weights.replace('_', '-')}", getattr(args, weights)]
+    for flag, value in (("--data-root", args.data_root), ("--world-size", args.world_size)):
+        command += [] if value is None else [flag, value]
     for old_new in args.path_map:
         command += ["--path-map", old_new]
-    if args.world_size is not None:
-        command += ["--world-size", args.world_size]
     return [str(part) for part in command] + ["--lora"] * name.endswith(LORA)
 
 
@@ -107,47 +110,35 @@ def run_step(command: list[str]) -> None:
     print("  python " + " ".join(command), flush=True)
     status = run_and_wait([sys.executable, *command])
     if status:
-        raise DataError(f"{command[0]} ended with exit code {status}, see above; --resume goes on from there")
+        program = command[1] if command[0] == "-m" else command[0]
+        raise DataError(f"{program} ended with exit code {status}, see above; --resume goes on from there")
 
 
-def measure_rates(args: argparse.Namespace, rows: int) -> dict[str, float]:
-    """Seconds that each contestant takes for a training row of all processes together, kept in rates.json."""
+def measure_rates(args: argparse.Namespace) -> dict[str, float]:
+    """Seconds that each contestant takes for an optimizer step, kept in rates.json."""
     path = args.out / "rates.json"
     rates = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in args.contestants:
         if name not in rates:
             print(f"\n{name}: how long does a step take?", flush=True)
-            few = write_rows(args, "rates", min(rows, RATE_STEPS * args.batch_size * (args.world_size or 1)))
             folder = args.out / "rates" / name
-            run_step(training_command(args, name, epochs=1, folder=folder, csv_path=few))
-            line = read_history(RunFiles(folder, STAGE).history)[-1]
-            rates[name] = 1 / line["train_samples_per_second"]
+            run_step([*training_command(args, name, steps=RATE_STEPS, folder=folder), "--val-rows", "1"])
+            rates[name] = seconds_per_step(folder, on_gpu=trains_on_gpu(args))
             write_text_atomic(path, readable_json(rates))
     return rates
 
 
-def write_rows(args: argparse.Namespace, name: str, count: int) -> Path:
-    """A CSV of `count` training rows, drawn at random, and for `rates` one of validation, else all of them."""
-    table = pd.read_csv(args.data_csv, dtype=str)
-    split = table["split"].str.strip().str.lower()
-    training, validation = table[split == "train"], table[split == "val"]
-    rows = pd.concat([training.sample(count, random_state=args.seed), validation.head(1 if name == "rates" else None)])
-    path = args.out / f"{name}_rows.csv"
-    write_text_atomic(path, rows.to_csv(index=False, lineterminator="\n"))
-    return path
+def trains_on_gpu(args: argparse.Namespace) -> bool:
+    return choose_device(args.device).type == "cuda"
 
 
-def plan(args: argparse.Namespace, name: str, rows: int, row_s: float) -> tuple[int, Path]:
-    """How many epochs, and of which CSV, fill --minutes for a contestant that takes `row_s` a training row."""
-    affordable = 60 * args.minutes / row_s
-    if affordable >= rows:
-        epochs = round(affordable / rows)
-        print(f"\n{name}: {row_s:.2f} s a row, so {epochs} epochs of {rows} rows in about {args.minutes:g} min",
-              flush=True)
-        return epochs, args.data_csv
-    count = max(1, int(affordable))
-    print(f"\n{name}: {row_s:.2f} s a row, so {count} of {rows} rows, once, in about {args.minutes:g} min", flush=True)
-    return 1, write_rows(args, name, count)
+def plan(args: argparse.Namespace, name: str, rows: int, step_s: float) -> int:
+    """How many steps fill --minutes for a contestant that takes `step_s` seconds for one; says so."""
+    steps = max(1, round(60 * args.minutes / step_s))
+    passes = steps * samples_per_step(args) / rows
+    print(f"\n{name}: {step_s:.2f} s a step, so {steps} steps, each of {rows} rows {passes:.1f} times, in "
+          f"{args.minutes:g} min", flush=True)
+    return steps
 
 
 def comparison_command(args: argparse.Namespace, bests: list[str]) -> list[str]:
@@ -168,19 +159,22 @@ def run(args: argparse.Namespace) -> None:
     if not args.resume and any((args.out / name).exists() for name in (*args.contestants, "rates.json")):
         raise DataError(f"{args.out} holds an earlier contest: add --resume to go on with it, or give another --out")
     rows = len(select_split(load_table(args.data_csv, args.data_root, parse_path_maps(args.path_map)), "train"))
-    rates = measure_rates(args, rows)
-    bests = []
+    rates = measure_rates(args)
+    bests, steps = [], {}
     for name in args.contestants:
-        epochs, csv_path = plan(args, name, rows, rates[name])
+        steps[name] = plan(args, name, rows, rates[name])
         folder = args.out / name
-        run_step(training_command(args, name, epochs=epochs, folder=folder, csv_path=csv_path))
+        run_step(training_command(args, name, steps=steps[name], folder=folder))
         bests.append(f"{name}, tuned={RunFiles(folder, STAGE).best}")
     print("\nthe comparison", flush=True)
     run_step(comparison_command(args, bests))
+    clock = "of the clock" if trains_on_gpu(args) else "of the processor"
     for name in args.contestants:
-        lines = read_history(RunFiles(args.out / name, STAGE).history)
-        minutes = sum(line["train_seconds"] for line in lines) / 60
-        print(f"{name} trained {minutes:.1f} min, {len(lines)} epochs of {lines[-1]['train_samples']} rows")
+        # So few steps leave nothing to measure but what was measured before.
+        few = steps[name] < RATE_STEPS
+        step_s = rates[name] if few else seconds_per_step(args.out / name, on_gpu=trains_on_gpu(args))
+        minutes = steps[name] * step_s / 60
+        print(f"{name} trained {minutes:.2f} min {clock}, {steps[name]} steps of {samples_per_step(args)} rows")
 
 
 def main() -> None:

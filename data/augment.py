@@ -80,16 +80,17 @@ def augment(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Change a square frame and its label or labels alike.
 
-    image: uint8 (S, S, 3); coverage: uint8 (S, S) or (S, S, n), the share of each pixel that is vessel, 255 =
-    all. Returns float32 (S, S, 3) in [0, 1] and uint8 of the shape of `coverage`. All randomness comes from
-    `rng`: the change unless one is given, and the noise.
+    image: uint8 (S, S, 3), or (S, S) grey; coverage: uint8 (S, S) or (S, S, n), the share of each pixel that is
+    vessel, 255 = all. Returns float32 of the shape of `image` in [0, 1] and uint8 of that of `coverage`. All randomness
+    comes from `rng`: the change unless one is given, and the noise, which is the same in all channels.
     """
     change = draw_change(rng) if change is None else change
     # Shaded first: brightness would lift the black that comes in from outside.
     image, coverage = move(shade(image, change), coverage, change)
     image = image.astype(np.float32)
     image *= np.float32(1 / 255)
-    image += (rng.standard_normal(image.shape[:2], dtype=np.float32) * np.float32(change.noise))[..., None]
+    noise = rng.standard_normal(image.shape[:2], dtype=np.float32) * np.float32(change.noise)
+    image += noise if image.ndim == 2 else noise[..., None]
     return close_blades(np.clip(image, 0, 1, out=image), coverage, change)
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from data.augment import augment, draw_change
 from data.cass import SEGMENTS
@@ -119,9 +119,12 @@ class AngiogramDataset(Dataset):
         return sample
 
     def _network_input(self, frame, masks, index, epoch):
-        """image (3, S, S), coverage (n, S, S), and the change that was made to both, None for none."""
+        """image (3, S, S), coverage (n, S, S), and the change that was made to both, None for none.
+
+        A grey frame is worked on in one channel, which is a third of the work; the three of `image` then share memory.
+        """
         size, change = (self.image_size, self.image_size), None
-        image = resize_picture(frame, size)
+        image = resize_picture(without_repeats(frame), size)
         coverage = np.stack([mask_coverage(mask, size) for mask in masks], axis=-1)
         if self.augment:
             rng = np.random.default_rng([self.seed, epoch, index])
@@ -129,7 +132,11 @@ class AngiogramDataset(Dataset):
             image, coverage = augment(image, coverage, rng, change)
         else:
             image = image.astype(np.float32) / np.float32(255)
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), coverage.transpose(2, 0, 1), change
+        if image.ndim == 2:
+            image = torch.from_numpy(image).expand(3, -1, -1)
+        else:
+            image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return image, coverage.transpose(2, 0, 1), change
 
     def _draw_trees(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """Drawn trees of the arteries and about the views of the table's rows, each row as likely as another."""
@@ -210,6 +217,12 @@ class AngiogramDataset(Dataset):
         return found
 
 
+def without_repeats(frame: np.ndarray) -> np.ndarray:
+    """The grey values uint8 (H, W) of a frame (H, W, 3) whose channels are equal, else the frame."""
+    first, *others = (cv2.extractChannel(frame, channel) for channel in range(3))
+    return first if all(np.array_equal(first, other) for other in others) else frame
+
+
 def _as_mask(mask: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(mask.astype(np.float32))[None]
 
@@ -241,5 +254,6 @@ def collate(samples: list[dict]) -> dict:
         if key.startswith("frame_"):
             batch[key] = values
         else:
-            batch[key] = torch.stack([torch.as_tensor(value) for value in values])
+            # In a loader process it stacks in shared memory, where the batch must go anyway.
+            batch[key] = default_collate([torch.as_tensor(value) for value in values])
     return batch

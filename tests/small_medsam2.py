@@ -3,12 +3,14 @@
     with small_medsam2():
         model = build_medsam2(image_size=128)
     predictor = package_predictor(128)      # the same by the package's own way
+    predictor = write_released(path, 128)   # a file in the layout of MedSAM2's own, and the predictor that it is of
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,3 +50,16 @@ def package_predictor(image_size: int, overrides: list[str] = SMALL_OVERRIDES) -
 
         return build_sam2_video_predictor(
             medsam2.CONFIG, device="cpu", hydra_overrides_extra=[*overrides, *size])
+
+
+def write_released(path: Path, image_size: int) -> torch.nn.Module:
+    """Write random weights of the small one in the layout of MedSAM2_latest.pt; the package's predictor with them."""
+    torch.manual_seed(0)
+    predictor = package_predictor(image_size)
+    with torch.no_grad():
+        for parameter in predictor.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))  # those that start at zero too
+        # Else the package's own video predictor takes the object to be out of sight, and all masks are empty.
+        predictor.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(10.0)
+    torch.save({"model": predictor.state_dict()}, path)
+    return predictor

@@ -12,7 +12,7 @@ from data.augment import (
     COLLIMATOR_DEPTH, ROTATION_DEG, SCALE, TRANSLATION, augment, close_blades, draw_change, move, shade,
 )
 from data.cass import CLASS_IDS
-from data.dataset import AngiogramDataset, box_of, collate
+from data.dataset import AngiogramDataset, box_of, collate, without_repeats
 from data.masks import read_mask
 from data.schema import load_table
 from tests.csv_fixture import write_tiny_dataset
@@ -46,6 +46,27 @@ def test_image_is_the_analysed_frame_and_vessels_are_dark_under_the_label(table,
     np.testing.assert_allclose(sample["image"].permute(1, 2, 0), expected, atol=1e-3)
     mask = sample["deepsa_mask"][0] > 0
     assert sample["image"][0][mask].mean() < sample["image"][0][~mask].mean() - 0.15
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_grey_frames_in_one_channel_give_the_sample_of_three(table, augmented, monkeypatch):
+    options = dict(image_size=64, augment=augmented, seed=1)
+    samples = [AngiogramDataset(table, **options)[row, 2] for row in range(4)]
+    monkeypatch.setattr("data.dataset.without_repeats", lambda frame: frame)
+    for row, sample in enumerate(samples):
+        whole = AngiogramDataset(table, **options)[row, 2]
+        torch.testing.assert_close(sample["image"], whole["image"], rtol=0, atol=1 / 255 + 1e-6)
+        assert torch.equal(sample["deepsa_mask"], whole["deepsa_mask"])
+        assert collate([sample, whole])["image"].is_contiguous()
+
+
+def test_colours_stay_colours():
+    frame = np.zeros((8, 8, 3), np.uint8)
+    assert without_repeats(frame).shape == (8, 8)
+    for channel in range(3):
+        coloured = frame.copy()
+        coloured[5, 6, channel] = 1
+        np.testing.assert_array_equal(without_repeats(coloured), coloured)
 
 
 def test_frame_masks_are_at_the_frames_own_size(table):

@@ -13,7 +13,7 @@ from PIL import Image
 from contest.contestant import Prompt
 from contest.medsam2 import Medsam2Contestant, build_medsam2_contestant
 from models.medsam2 import build_medsam2, hydra_left_alone, load_medsam2_weights
-from tests.small_medsam2 import package_predictor, small_medsam2
+from tests.small_medsam2 import package_predictor, small_medsam2, write_released
 from utils.checkpoint import CheckpointError, MissingWeights
 
 SIZE_PX = 128
@@ -27,16 +27,8 @@ PROMPTS = {
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
     """A file in the layout of the released one, with random values, and the package's predictor that they are of."""
-    torch.manual_seed(0)
-    predictor = package_predictor(SIZE_PX)
-    with torch.no_grad():
-        for parameter in predictor.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))  # those that start at zero too
-        # Else the package's own video predictor takes the object to be out of sight, and all masks are empty.
-        predictor.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(10.0)
     path = tmp_path_factory.mktemp("released") / "MedSAM2_latest.pt"
-    torch.save({"model": predictor.state_dict()}, path)
-    return path, predictor
+    return path, write_released(path, SIZE_PX)
 
 
 def build_small(image_size=SIZE_PX):

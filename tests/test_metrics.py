@@ -72,6 +72,21 @@ def test_hd95_equals_brute_force(seed):
     assert hd95_px(prediction, label) == pytest.approx(expected, abs=1e-4)
 
 
+def test_hd95_equals_monai_to_the_bit():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from monai.metrics import compute_hausdorff_distance
+
+        for seed in range(40):
+            rng = np.random.default_rng(seed)
+            shape = rng.integers(1, 60, 2)  # masks that touch the borders, of one row, of one pixel
+            prediction, label = (rng.random(shape) < rng.random() for _ in range(2))
+            prediction.flat[rng.integers(prediction.size)] = label.flat[rng.integers(label.size)] = True
+            pair = [torch.from_numpy(mask)[None, None] for mask in (prediction, label)]
+            expected = compute_hausdorff_distance(*pair, include_background=True, percentile=95).item()
+            assert hd95_px(prediction, label) == expected, seed
+
+
 def test_soft_dice_equals_monai():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -218,3 +218,11 @@ def test_sigterm_is_passed_on_and_waited_for(tmp_path):
 
 def test_status_of_a_command_comes_back():
     assert run.run_and_wait([sys.executable, "-c", "import sys; sys.exit(7)"]) == 7
+
+
+def test_all_tests_run_in_parallel_and_chosen_ones_in_one_process():
+    def command(*given):
+        return run.test_command(run.parse_arguments(["test", *given]))
+
+    assert command() == ["-m", "pytest", *run.IN_PARALLEL] and "-n" in run.IN_PARALLEL
+    assert command("-k", "dicom") == ["-m", "pytest", "-k", "dicom"]

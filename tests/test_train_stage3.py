@@ -130,7 +130,7 @@ def test_wrong_starts_are_refused_by_name(csv_path, parents, trained, tmp_path, 
     args = parse(csv_path, tmp_path, "--init-from", parents["phase1_deepsa"], "--eval-only")
     with pytest.raises(CheckpointError, match="--eval-only here is for"):
         stage3.build_model(args, resumes=False)
-    args = parse(csv_path, tmp_path, "--init-from", parents["phase1_deepsa"], "--backbone", "sam3", "--image-size", 336)
+    args = parse(csv_path, tmp_path, "--init-from", parents["phase1_deepsa"], "--backbone", "medsam2", "--image-size", 64)
     with pytest.raises(CheckpointError, match="--backbone sam3-tiny"):
         stage3.build_model(args, resumes=False)
     for wrong in (["--random-init"], ["--view-dropout", "1.5"], ["--threshold-pct", "0"]):

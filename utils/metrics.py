@@ -7,15 +7,17 @@ the image diagonal, the largest distance that two pixels of the image can have.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 from skimage.morphology import skeletonize
 
 BOOTSTRAP_RESAMPLES = 1000
 BOOTSTRAP_SEED = 0
+EDGE_NEIGHBOURS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 def dice(prediction: np.ndarray, label: np.ndarray) -> float:
@@ -51,18 +53,31 @@ def cldice(prediction: np.ndarray, label: np.ndarray) -> float:
 def hd95_px(prediction: np.ndarray, label: np.ndarray) -> float:
     """95th percentile Hausdorff distance between the edges of two bool (H, W) masks, in pixels.
 
-    The larger of the two directed 95th percentiles, by MONAI, on the box around both masks.
+    The larger of the two directed 95th percentiles. Equal to the bit to `monai.metrics.compute_hausdorff_distance`, at
+    a third of its time on a frame of 1016 px.
     """
     _check_masks(prediction, label)
     if not prediction.any() or not label.any():
         return 0.0 if prediction.any() == label.any() else float(np.hypot(*prediction.shape))
-    # Here, because importing MONAI takes four seconds, which loader processes and --help need not spend.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns of what it does itself
-        from monai.metrics import compute_hausdorff_distance
+    edges = [_edge_points(mask) for mask in (prediction, label)]
+    return max(_percentile_95(_distances(*pair)) for pair in (edges, edges[::-1]))
 
-        masks = [torch.from_numpy(mask.copy())[None, None] for mask in _crop_to_content(prediction, label)]
-        return compute_hausdorff_distance(*masks, include_background=True, percentile=95).item()
+
+def _edge_points(mask: np.ndarray) -> np.ndarray:
+    """Pixels (n, 2) of a bool (H, W) mask with a side that is not in it; what is outside the picture is not in it."""
+    values = mask.astype(np.uint8)
+    inner = cv2.erode(values, EDGE_NEIGHBOURS, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return np.argwhere(values > inner)
+
+
+def _distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """float32 (n,): from each of `points` (n, 2) to the nearest of `others` (m, 2)."""
+    tree = KDTree(others, leafsize=32, compact_nodes=False, balanced_tree=False)  # built for one question
+    return tree.query(points)[0].astype(np.float32)
+
+
+def _percentile_95(values: np.ndarray) -> float:
+    return torch.quantile(torch.from_numpy(values), 0.95).item()
 
 
 def mask_scores(prediction: np.ndarray, label: np.ndarray, suffix: str) -> dict[str, float]:
