@@ -65,7 +65,7 @@ def train_one_epoch(
     state.model.train()
     pending: list[tuple[list[int], dict[str, torch.Tensor], bool]] = []
     steps = 0
-    with _progress_bar(state, ranks) as bar:
+    with _progress_bar(state, ranks) as bar, ranks.at_work():
         began = time.perf_counter()
         for micro, batch in zip(sampler.micro_batches(), loader, strict=True):
             losses = _backward(state.model, batch, micro, compute_loss, ranks=ranks, device=device, amp=amp)
@@ -82,9 +82,11 @@ def train_one_epoch(
             began, pending, steps = time.perf_counter(), [], steps + 1
             _show(bar, state)
             if stop_signal:
-                _save_and_stop(save, stop_signal, f"epoch {progress.epoch + 1}, step {progress.global_step}")
+                with ranks.at_work(False):
+                    _save_and_stop(save, stop_signal, f"epoch {progress.epoch + 1}, step {progress.global_step}")
             if save is not None and save_every and progress.global_step % save_every == 0:
-                save()
+                with ranks.at_work(False):  # a slow disk is waited for
+                    save()
             if steps == max_steps:
                 break
     if max_steps is None and progress.seen != sampler.rows:
@@ -114,12 +116,13 @@ def evaluate(
     """
     model = unwrap_model(model).eval()
     records: list[dict[str, float]] = []
-    for batch in tqdm(loader, desc=title, unit="batch", disable=not ranks.is_main, leave=False):
-        if stop.signal_number is not None:
-            break
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
-            records.extend(score_batch(model, _to_device(batch, device)))
-    gathered = ranks.gather((stop.signal_number, records))
+    with ranks.at_work():
+        for batch in tqdm(loader, desc=title, unit="batch", disable=not ranks.is_main, leave=False):
+            if stop.signal_number is not None:
+                break
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
+                records.extend(score_batch(model, _to_device(batch, device)))
+        gathered = ranks.gather((stop.signal_number, records))
     asked = next((number for number, _ in gathered if number is not None), None)
     if asked is not None:
         _save_and_stop(save, asked, title)

@@ -14,32 +14,21 @@ largest resident set of the process, also without what it held before there was 
 
 import argparse
 import json
-import multiprocessing
-import platform
 import sys
-import time
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
-import numpy as np
 import psutil
 import torch
-from tqdm import tqdm
 
+from benchmarks.steps import (
+    RATES, bytes_of, describe_setting, measure_rounds, parse_steps, peak_bytes, setting_of, step_parser, time_steps,
+)
 from models.deepsa_model import build_deepsa_model
 from models.lora import ENCODER, add_lora
-from train_stage1_deepsa import compute_loss
-from utils.arguments import (
-    BACKBONES, HelpFormatter, add_device_argument, choose_amp, choose_device, choose_image_size, non_negative_int,
-    positive_int,
-)
+from utils.arguments import choose_device, positive_int
 from utils.files import write_text_atomic
 from utils.training_state import build_optimizer
 
 METHODS = ("full", "lora")
-WARM_UP_STEPS = 2
-RATES = dict(lr=1e-4, backbone_lr_scale=0.1, weight_decay=0.01)
 MB = 1e6
 # Figure: its unit, and by what it is divided.
 SHOWN = {
@@ -59,7 +48,7 @@ def measure(options: argparse.Namespace, method: str) -> dict[str, float]:
     torch.manual_seed(options.seed)
     model, optimizer = build_run(options, method, device)
     figures = time_steps(options, model, optimizer, device)
-    peak = torch.cuda.max_memory_allocated(device) if on_gpu else peak_resident_bytes()
+    peak = peak_bytes(device)
     return figures | optimizer_figures(model, optimizer) | {
         "parameters_bytes": bytes_of(model.parameters()), "peak_bytes": peak,
         "peak_without_imports_bytes": peak - held_before,
@@ -79,40 +68,6 @@ def build_run(
     return model, build_optimizer(model.parameter_groups(**RATES, own_rates=own_rates), device)
 
 
-def time_steps(
-    options: argparse.Namespace, model: torch.nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> dict[str, float]:
-    """Median time of a training step, and bytes of its gradients."""
-    amp, _ = choose_amp(options.amp, device)
-    batch, seconds, cpu_seconds = made_up_batch(options, device), [], []
-    for _ in range(WARM_UP_STEPS + options.steps):
-        began, began_cpu = time.perf_counter(), time.process_time()
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
-            loss = compute_loss(model, batch)["loss"].mean()
-        loss.backward()
-        optimizer.step()
-        gradients = bytes_of(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
-        optimizer.zero_grad(set_to_none=True)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - began)
-        cpu_seconds.append(time.process_time() - began_cpu)
-    return {
-        "gradients_bytes": gradients, "step_seconds": float(np.median(seconds[WARM_UP_STEPS:])),
-        "step_cpu_seconds": float(np.median(cpu_seconds[WARM_UP_STEPS:])),
-    }
-
-
-def made_up_batch(options: argparse.Namespace, device: torch.device) -> dict[str, torch.Tensor]:
-    """Pictures (B, 3, S, S) of noise, angles, and masks (B, 1, S, S) of a tenth of the pixels."""
-    size, samples = options.image_size, options.batch_size
-    batch = {
-        "image": torch.rand(samples, 3, size, size), "view_deg": torch.tensor([[30.0, -20.0]]).expand(samples, 2),
-        "deepsa_mask": (torch.rand(samples, 1, size, size) < 0.1).float(),
-    }
-    return {name: value.to(device) for name, value in batch.items()}
-
-
 def optimizer_figures(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
     """Numbers that are trained and bytes of the optimizer's state, of the model and of its backbone alone."""
     figures = dict.fromkeys(("trained", "encoder_trained", "optimizer_bytes", "encoder_optimizer_bytes"), 0)
@@ -126,39 +81,11 @@ def optimizer_figures(model: torch.nn.Module, optimizer: torch.optim.Optimizer) 
     return figures
 
 
-def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def peak_resident_bytes() -> int:
-    """The most memory that this process has held."""
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest if sys.platform == "darwin" else 1024 * largest  # Linux counts in KiB
-
-
 def run(options: argparse.Namespace) -> dict:
     """Measure, write, print; returns the content of the JSON file."""
-    rounds: dict[str, list[dict]] = {method: [] for method in METHODS}
-    turns = [method for _ in range(options.rounds) for method in METHODS]
-    fresh = dict(mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1)
-    with ProcessPoolExecutor(1, **fresh) as pool:
-        for method in tqdm(turns, "measuring", disable=None):
-            rounds[method].append(pool.submit(measure, options, method).result())
-    figures = {
-        method: {name: float(np.median([one[name] for one in rounds[method]])) for name in SHOWN} for method in METHODS
-    }
+    figures = measure_rounds(measure, options, METHODS)
     ratio = {name: round(figures["lora"][name] / figures["full"][name], 4) for name in SHOWN}
-    device = choose_device(options.device)
-    setting = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    setting |= {
-        "amp": choose_amp(options.amp, device)[0], "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-    }
-    content = {"setting": setting, **figures, "lora_by_full": ratio}
+    content = {"setting": setting_of(options), **figures, "lora_by_full": ratio}
     write_text_atomic(options.out / "lora_against_full.json", json.dumps(content, indent=1) + "\n")
     print(report(content))
     return content
@@ -168,8 +95,7 @@ def report(content: dict) -> str:
     """A line for each figure: full fine-tuning, LoRA, and their ratio."""
     setting = content["setting"]
     lines = [
-        f"{setting['backbone']} at {setting['image_size']} px, batch {setting['batch_size']}, LoRA rank "
-        f"{setting['lora_rank']}, {setting['machine']}, amp {setting['amp']}, {setting['threads']} threads",
+        f"{describe_setting(setting)}, LoRA rank {setting['lora_rank']}",
         f"{'':30}{'full':>12}{'LoRA':>12}      LoRA / full",
     ]
     for name, (unit, divisor) in SHOWN.items():
@@ -180,24 +106,9 @@ def report(content: dict) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lora_against_full", description=__doc__,
-                                     formatter_class=HelpFormatter)
-    parser.add_argument("--backbone", choices=tuple(BACKBONES), default="sam3-tiny", help="with random weights")
-    parser.add_argument("--image-size", type=int, default=None, help="side in pixels; without it the backbone's own")
-    parser.add_argument("--batch-size", type=positive_int, default=2, help="samples a step")
-    parser.add_argument("--steps", type=positive_int, default=10, help=f"timed, after {WARM_UP_STEPS} that are not")
-    parser.add_argument("--rounds", type=positive_int, default=3, help="processes of each method, in turn")
+    parser = step_parser("lora_against_full", __doc__)
     parser.add_argument("--lora-rank", type=positive_int, default=16, help="width of the adapters")
-    parser.add_argument("--amp", choices=("bf16", "off"), default=None, help="as in training")
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="of weights and pictures")
-    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"), help="folder to write to")
-    add_device_argument(parser)
-    options = parser.parse_args(arguments)
-    try:
-        options.image_size = choose_image_size(options.backbone, options.image_size)
-    except ValueError as error:
-        parser.error(str(error))
-    run(options)
+    run(parse_steps(parser, arguments))
     return 0
 
 

@@ -42,6 +42,11 @@ class Backbone(nn.Module):
         self.num_levels = num_levels
         self.load_report = load_report
 
+    def trade_memory(self, *, checkpointed_blocks: int | None, compiled: bool) -> None:
+        """Checkpoint so many blocks (None: as many as by default) and have them compiled; ValueError without blocks."""
+        if checkpointed_blocks or compiled:
+            raise ValueError(f"{type(self).__name__} has no blocks to checkpoint or compile")
+
     def check_size(self, image: torch.Tensor) -> None:
         """ValueError for an image of another size than the backbone was built for."""
         if image.shape[-2:] != (self.image_size, self.image_size):
@@ -58,6 +63,13 @@ class Sam3Backbone(Backbone):
     def __init__(self, *, vision_backbone: nn.Module, image_size: int, load_report: object | None = None):
         super().__init__(image_size=image_size, num_levels=len(vision_backbone.convs), load_report=load_report)
         self.vision_backbone = vision_backbone
+
+    def trade_memory(self, *, checkpointed_blocks: int | None, compiled: bool) -> None:
+        trunk = self.vision_backbone.trunk
+        if checkpointed_blocks is not None:
+            trunk.checkpointed_blocks = checkpointed_blocks
+        if compiled:
+            trunk.compile_blocks()
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         self.check_size(image)

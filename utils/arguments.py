@@ -15,18 +15,20 @@ import torch
 
 class BackboneFacts(NamedTuple):
     """image_size: its own side, px. step_px: sides that it takes are multiples of it. weights: the name of the argument
-    for the file of its released weights; None where there is no such file."""
+    for the file of its released weights; None where there is no such file. blocks: how many of its transformer's blocks
+    can be checkpointed."""
 
     image_size: int
     step_px: int
     weights: str | None = None
+    blocks: int = 0
 
 
 # The backbones there are; models/backbone.py builds them.
 BACKBONES = {
     # 14-pixel patches in windows of 24 x 24: other sides would need padding that the pretrained model never saw.
-    "sam3": BackboneFacts(1008, 336, "sam3_checkpoint"),
-    "sam3-tiny": BackboneFacts(336, 336),
+    "sam3": BackboneFacts(1008, 336, "sam3_checkpoint", blocks=32),
+    "sam3-tiny": BackboneFacts(336, 336, blocks=4),
     # 4-pixel patches, whose positions repeat every 8.
     "medsam2": BackboneFacts(512, 32, "medsam2_checkpoint"),
     # Halved twice in the encoder and three times in the heads.
@@ -110,6 +112,7 @@ def add_training_arguments(
     """Everything about how training runs; the keywords are the stage's defaults."""
     _add_optimisation_arguments(parser, epochs, batch_size, lr, backbone_lr_scale)
     _add_run_arguments(parser)
+    _add_memory_arguments(parser)
     _add_machine_arguments(parser, master_port)
 
 
@@ -162,6 +165,17 @@ def check_weights_arguments(
             raise ValueError(f"{flag} is for --backbone {owner}, not for {backbone}")
         if random_init:
             raise ValueError(f"--random-init trains without {flag}; give one of the two")
+
+
+def check_memory_arguments(backbone: str, checkpoint_blocks: int | None, compiled: bool) -> None:
+    """ValueError for --checkpoint-blocks or --compile with which this backbone can do nothing."""
+    blocks = BACKBONES[backbone].blocks
+    if checkpoint_blocks is not None and checkpoint_blocks > blocks:
+        raise ValueError(
+            f"--checkpoint-blocks {checkpoint_blocks}: --backbone {backbone} has {blocks or 'no'} blocks to checkpoint"
+        )
+    if compiled and not blocks:
+        raise ValueError(f"--compile: --backbone {backbone} has no blocks to compile")
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -238,6 +252,22 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--eval-split", choices=("val", "train", "all"), default="val", help="rows for --eval-only")
 
 
+def _add_memory_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("memory and speed").add_argument
+    add("--plan", action=BooleanOptionalAction, default=False,
+        help="say how much memory a step of this command takes and which settings fit a card, and stop; computed from "
+             "shapes alone, so without a GPU and without weights")
+    add("--card-gib", type=positive_float, default=None, metavar="GIB",
+        help="memory of the card to plan for; without it this machine's GPU, or 24 where there is none")
+    add("--checkpoint-blocks", type=non_negative_int, default=None, metavar="N",
+        help="blocks of the backbone's transformer that keep only their input in memory and are computed a second time "
+             "in the backward pass: fewer of them, more memory and more speed. Without it all 32 of sam3, none of "
+             "sam3-tiny; --plan says how many a card needs")
+    add("--compile", action=BooleanOptionalAction, default=False,
+        help="compile the backbone's blocks with torch.compile, which takes minutes at the start; on a GPU it needs "
+             "triton (on Windows: triton-windows), on a CPU a C++ compiler")
+
+
 def _add_machine_arguments(parser: argparse.ArgumentParser, master_port: int) -> None:
     group = parser.add_argument_group("machine")
     add_device_argument(group)
@@ -251,6 +281,13 @@ def _add_machine_arguments(parser: argparse.ArgumentParser, master_port: int) ->
         help=f"TCP port where the processes meet; without it {master_port}, or a free one if that is taken")
     add("--ddp-backend", choices=("gloo", "nccl"), default="gloo",
         help="how gradients travel; gloo works everywhere, Windows too; nccl is faster on Linux GPUs")
+    add("--grad-exchange", choices=("fp32", "bf16", "fp16"), default="fp32",
+        help="numbers in which gradients travel between processes; bf16 and fp16 halve what the network carries, are "
+             "added up in fp32 and round each gradient twice, by at most 0.4 %% and 0.05 %% of itself; with gloo only")
+    add("--hang-timeout", type=non_negative_float, default=20.0, metavar="SECONDS",
+        help="end a run of several processes when one of them has given no sign of life, or all of them have done "
+             "nothing, for so long; slow steps, validation and saving are not taken for that, a network drive that "
+             "stalls is; 0 waits for ever")
 
 
 def positive_int(text: str) -> int:

@@ -23,6 +23,13 @@ from utils.training_state import TrainingState
 
 # Their texts say what is wrong and what to do; a traceback would only hide that.
 EXPLAINED_ERRORS = (DataError, CheckpointError, RankError, RowError, NonFiniteError, LoraError, OSError)
+# How torch says that memory is all: of a GPU by an error of its own, of a CPU in the text of a plain one.
+OUT_OF_MEMORY = ("OutOfMemoryError", "DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
+MORE_MEMORY = (
+    "Memory is all. Add --plan to the command: it says which --checkpoint-blocks, --batch-size with --accum-steps, "
+    "--image-size or --lora fit. A run that has saved goes on with --resume and more --checkpoint-blocks, and takes the "
+    "same course."
+)
 
 
 @contextlib.contextmanager
@@ -42,7 +49,20 @@ def clean_exit(stopped: str = "stopped", also: tuple[type[Exception], ...] = ())
         sys.exit(exit_code_of(signal.SIGINT))
     except (*EXPLAINED_ERRORS, *also) as error:
         print(f"error: {error}", file=sys.stderr)
+        if is_out_of_memory(error):
+            print(MORE_MEMORY, file=sys.stderr)
         sys.exit(1)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: {error}\n{MORE_MEMORY}", file=sys.stderr)
+        sys.exit(1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this error, or that of a rank that it tells of, is of memory that torch could not get."""
+    told = f"{type(error).__name__}: {error}"
+    return any(sign in told for sign in OUT_OF_MEMORY)
 
 
 def command_line() -> str:

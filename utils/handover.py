@@ -48,7 +48,12 @@ def parse_later_stage(
 
 
 def check_parent(args: argparse.Namespace, stage: str, parents: Sequence[str]) -> None:
-    """CheckpointError, before anything slow, when there is no checkpoint to start from or to go on with."""
+    """CheckpointError, before anything slow, when there is no checkpoint to start from or to go on with.
+
+    A plan (--plan) needs none.
+    """
+    if args.plan:
+        return
     resumes = args.resume and RunFiles(args.checkpoint_dir, stage).latest.exists()
     if not (args.init_from.exists() or resumes):
         raise CheckpointError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -53,6 +54,24 @@ def build_loader(
         # another.
         generator=torch.Generator(),
     )
+
+
+@contextlib.contextmanager
+def explain_loader_death() -> Iterator[None]:
+    """Turn torch's word of a loader process that was killed into a ChildProcessError that says what to do.
+
+    Torch raises it wherever the training process is at that moment.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ChildProcessError(
+            f"a process that loads pictures ended: {error}. The system kills programs when memory runs out: try "
+            "fewer --num-workers or a smaller --batch-size; 0 workers load in the training process and show an error "
+            "of their own."
+        ) from error
 
 
 def _start_worker(worker_id: int) -> None:

@@ -65,10 +65,14 @@ class RunFiles:
             )
 
     def resume(self, state: TrainingState, ranks: Ranks) -> str:
-        """Go on from `latest` if there is one; returns what happened, in words."""
-        if not self.latest.exists():
+        """Go on from `latest` of rank 0 if there is one; returns what happened, in words. All ranks must call it.
+
+        Rank 0 reads it and sends it to the others, whose machines need not see its disk.
+        """
+        if not ranks.share(self.latest.exists()):
             return f"--resume: {self.latest} does not exist yet; starting from the beginning"
-        notes = state.restore(load_checkpoint(self.latest), ranks, source=str(self.latest))
+        checkpoint = ranks.share(load_checkpoint(self.latest) if ranks.is_main else None)
+        notes = state.restore(checkpoint, ranks, source=str(self.latest))
         progress = state.progress
         done = f"epoch {progress.epoch + 1}, {progress.samples_done} of its samples done"
         text = f"going on from {self.latest}: {done}"

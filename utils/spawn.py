@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch.multiprocessing
 from tqdm import tqdm
 
@@ -27,6 +29,11 @@ GRACE_S = 3.0
 COLLECT_S = 1.0
 # How a rank that stopped as asked, after saving, leaves.
 STOP_EXIT_CODES = tuple(exit_code_of(number) for number in STOP_SIGNALS)
+
+
+# Where this process, one of `spawn_ranks`, says why it failed.
+_report_file: Path | None = None
+HANG = "HangError"
 
 
 class RankError(RuntimeError):
@@ -50,6 +57,8 @@ def spawn_ranks(body: Callable[..., None], arguments: tuple, *, processes: int) 
 
 def _rank_main(rank: int, body, arguments: tuple, reports: str) -> None:
     """What runs in a spawned process. Its exit code says how it ended, a file in `reports` why."""
+    global _report_file
+    _report_file = Path(reports) / f"{rank}.txt"
     threading.Thread(target=_end_with_parent, daemon=True).start()
     tqdm.set_lock(threading.RLock())  # its own would be a semaphore that a killed process leaves behind
     try:
@@ -60,9 +69,30 @@ def _rank_main(rank: int, body, arguments: tuple, reports: str) -> None:
         _leave(exit_code_of(signal.SIGINT))
     except BaseException as error:
         # Written before this process drops its connections, so that no other rank can report an earlier time.
-        report = f"{time.time_ns()}\n{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
-        (Path(reports) / f"{rank}.txt").write_text(report, encoding="utf-8")
+        _write_report(f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
         _leave(1)
+
+
+def leave_hung(cause: str) -> None:
+    """End this rank at once, from any thread of it, because the run hangs; `cause` is what is said of it."""
+    _write_report(f"{HANG}: {cause}")
+    kill_children()
+    os._exit(1)  # what the main thread holds, standard output too, it may never let go of
+
+
+def kill_children(pid: int | None = None, *, spare: int | None = None) -> None:
+    """Kill what process `pid`, by default this one, has started, but not `spare`: a stopped one cannot end itself."""
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    for child in (child for child in children if child.pid != spare):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def _write_report(text: str) -> None:
+    _report_file.write_text(f"{time.time_ns()}\n{text}", encoding="utf-8")
 
 
 def _end_with_parent() -> None:
@@ -97,6 +127,7 @@ class _Watch:
     def __exit__(self, *exception) -> None:
         for process in self.processes:
             if process.is_alive():
+                kill_children(process.pid)
                 process.kill()
             process.join()
         for number, handler in self._previous.items():
@@ -147,10 +178,13 @@ def _explain(watch: _Watch, reports: Path) -> Exception:
     texts = {rank: (reports / f"{rank}.txt").read_text(encoding="utf-8") for rank in failures}
     written = {rank: text.split("\n", 1) for rank, text in texts.items()}
     first = min(written, key=lambda rank: int(written[rank][0]))
+    cause = written[first][1]
+    if cause.startswith(HANG):
+        return RankError(f"{cause.removeprefix(f'{HANG}: ')}\n(noticed by rank {first}; all were ended)")
     others = ", ".join(str(rank) for rank in sorted(written) if rank != first)
     also = f"\n(after it failed rank {others})" if others else ""
     ranks = len(watch.processes)
-    return RankError(f"rank {first} of {ranks} failed, so all were ended. {written[first][1]}{also}")
+    return RankError(f"rank {first} of {ranks} failed, so all were ended. {cause}{also}")
 
 
 def _describe_death(exit_code: int) -> str:

@@ -26,6 +26,7 @@ from utils.arguments import (
     add_lora_arguments,
     add_model_arguments,
     add_training_arguments,
+    check_memory_arguments,
     check_weights_arguments,
     choose_amp,
     choose_device,
@@ -39,9 +40,12 @@ from utils.entry import command_line, describe_epoch, describe_start, describe_w
 from utils.interrupt import StopRequest
 from utils.loader import build_loader
 from utils.metrics import format_summary
+from utils.plan import plan_run, plan_stage
 from utils.run_files import RunFiles
 from utils.sampler import EvaluationSampler, TrainingSampler
-from utils.training_state import TrainingState, build_optimizer, build_schedule, digest_of_rows
+from utils.training_state import (
+    TrainingState, build_optimizer, build_schedule, check_same_everywhere, digest_of_rows,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +98,7 @@ def parse_stage_arguments(
         args.image_size = choose_image_size(args.backbone, args.image_size)
         parse_path_maps(args.path_map)
         check_weights_arguments(args.backbone, weights_arguments(args), args.random_init)
+        check_memory_arguments(args.backbone, args.checkpoint_blocks, args.compile)
         choose_device(args.device)
     except ValueError as error:
         parser.error(str(error))
@@ -116,13 +121,16 @@ def load_tables(args: argparse.Namespace) -> dict:
 
 
 def launch_stage(stage: Stage, args: argparse.Namespace, tables: dict) -> None:
-    """Run `stage` on as many processes as asked for; refuses to write over another run."""
+    """Run `stage` on as many processes as asked for, or only plan it; refuses to write over another run."""
+    if args.plan:
+        print(plan_stage(stage, args, next(iter(tables.values())), adapt), flush=True)
+        return
     if not (args.resume or args.dry_run or args.eval_only):
         RunFiles(args.checkpoint_dir, stage.name).refuse_overwriting()
     world_size = 1 if args.device == "cpu" and args.world_size is None else args.world_size
     launch(
         run_stage, (stage, args, tables), world_size=world_size, backend=args.ddp_backend,
-        port=args.master_port, default_port=stage.master_port,
+        port=args.master_port, default_port=stage.master_port, hang_timeout=args.hang_timeout,
     )
 
 
@@ -196,7 +204,7 @@ def run_stage(ranks: Ranks, stage: Stage, args: argparse.Namespace, tables: dict
     say = print if ranks.is_main else lambda *_, **__: None
     torch.manual_seed(args.seed)
     with StopRequest(announce=ranks.is_main) as stop:
-        resumes = args.resume and files.latest.exists()
+        resumes = ranks.share(args.resume and files.latest.exists())
         model, parent = stage.build_model(args, resumes)
         model.to(device)
         loaders = build_loaders(stage, args, tables, ranks, device)
@@ -206,6 +214,10 @@ def run_stage(ranks: Ranks, stage: Stage, args: argparse.Namespace, tables: dict
             return
         is_pretrained = resumes or parent is not None or model.backbone.load_report is not None
         own_rates, lora = adapt(stage, model, args, is_pretrained=is_pretrained)
+        model.backbone.trade_memory(checkpointed_blocks=args.checkpoint_blocks, compiled=False)
+        if device.type == "cuda" and ranks.is_main:
+            say(plan_run(stage, model, loaders["train"].dataset[0], args, amp=amp, ranks=ranks.world_size), flush=True)
+        model.backbone.trade_memory(checkpointed_blocks=None, compiled=args.compile)
         sampler = loaders["train"].batch_sampler
         groups = model.parameter_groups(
             lr=args.lr, backbone_lr_scale=args.backbone_lr_scale, weight_decay=args.weight_decay,
@@ -214,8 +226,10 @@ def run_stage(ranks: Ranks, stage: Stage, args: argparse.Namespace, tables: dict
         optimizer = build_optimizer(groups, device)
         steps = args.epochs * sampler.steps_per_epoch
         facts = {"amp": amp, "command": command_line(), "training_rows": digest_of_rows(tables["train"])}
+        check_same_everywhere({**vars(args), **facts}, ranks)
         state = TrainingState(
-            stage=stage.name, model=wrap_model(model, ranks, device), optimizer=optimizer, sampler=sampler,
+            stage=stage.name, model=wrap_model(model, ranks, device, exchange=args.grad_exchange),
+            optimizer=optimizer, sampler=sampler,
             scheduler=build_schedule(optimizer, steps=steps, warmup_steps=args.warmup_steps),
             config={**vars(args), **facts, **stage.facts}, classes=stage.classes, parent=parent,
         )

@@ -16,16 +16,24 @@ from torch.optim.lr_scheduler import LambdaLR
 from utils.checkpoint import CheckpointError, load_weights
 from utils.distributed import Ranks, unwrap_model
 from utils.sampler import TrainingSampler
+from utils.spawn import RankError
 
 # What may differ between a run and its continuation: where things lie and run, how long, and what is said
 # below.
 FREE_SETTINGS = frozenset(
     "command data_csv data_root path_map sam3_checkpoint medsam2_checkpoint random_init checkpoint_dir init_from "
-    "resume dry_run eval_only eval_split device num_workers master_port ddp_backend save_every eval_every "
-    "classes".split()
+    "resume dry_run eval_only eval_split device num_workers master_port ddp_backend hang_timeout save_every eval_every "
+    "classes plan card_gib checkpoint_blocks".split()
 )
 # May differ too, but the run then takes another course than it would have; that is said.
-NOTED_SETTINGS = frozenset("epochs batch_size accum_steps world_size amp warmup_steps training_rows class_rows".split())
+NOTED_SETTINGS = frozenset(
+    "epochs batch_size accum_steps world_size amp warmup_steps grad_exchange training_rows class_rows compile".split()
+)
+# Each machine's own; all else must be the same on every rank.
+MACHINE_SETTINGS = frozenset(
+    "command data_csv data_root path_map sam3_checkpoint medsam2_checkpoint init_from checkpoint_dir device "
+    "num_workers master_port hang_timeout".split()
+)
 DEFAULT_WARMUP_SHARE, DEFAULT_WARMUP_MAX = 0.05, 200
 
 
@@ -204,6 +212,20 @@ def check_same_run(checkpoint: Mapping[str, Any], stage: str, config: Mapping[st
             f"{source} is of a run with other settings:\n" + "\n".join(lines)
             + "\nGive the saved values to go on with it, or another --checkpoint-dir to start anew."
         )
+
+
+def check_same_everywhere(config: Mapping[str, Any], ranks: Ranks) -> None:
+    """RankError unless all ranks, which may have been started by hand on several machines, have the same settings."""
+    settings = {name: value for name, value in config.items() if name not in MACHINE_SETTINGS}
+    for rank, other in enumerate(ranks.gather(settings)):
+        differing = sorted(name for name in settings.keys() | other.keys() if settings.get(name) != other.get(name))
+        if differing:
+            lines = [f"  {name}: rank {ranks.rank} has {settings.get(name)}, rank {rank} has {other.get(name)}"
+                     for name in differing]
+            raise RankError(
+                "the ranks were started with different settings or data:\n" + "\n".join(lines)
+                + "\nGive the same command on every machine, and the same rows (training_rows is their digest)."
+            )
 
 
 def compare_settings(
