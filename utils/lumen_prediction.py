@@ -14,9 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from skimage.filters import apply_hysteresis_threshold
-from skimage.graph import route_through_array
 from skimage.measure import label
 from skimage.morphology import remove_small_holes
 from torch import nn
@@ -26,17 +24,12 @@ from models.lumen_model import LumenOutput
 from qca.calibration import Calibration
 from qca.measure import Measurement, measure_lumen
 from qca.placing import calibration_in, placed_in_frame
+from utils.lumen_walls import FAINT, lumen_between, walls_between
 from utils.prediction import view_tensor
 
 EDGE = 0.5  # of a share of lumen, and of its probability
 LEAST_PIECE = 0.1  # of the largest piece of a lumen: smaller ones are of other vessels, where its ends are not known
-WAY_CELLS, LEAST_PROBABILITY = 170, 0.02  # a way along a lumen: on so many cells a side; what a gap costs at least
-BESIDE_SHARE = 0.02  # of the side: half as far as a main artery is wide, beside such a way
-# Of the vessel's radius, which is looked for so far along the way, of the side: what is farther off is a side branch.
-ARM_RADII, REACH_SHARE = 2.2, 0.015
 HOLE_SHARE = 0.05  # of the side: the width of a hole in a lumen that is doubt, not a loop of the vessel
-CLOSED_SHARE = 0.012  # of the side: around a place on the way that the distance calls closed and the probability open
-FAINT = 0.2  # probability from which a place next to surer ones belongs to the lumen: a tight lesion is hardly seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,80 +54,31 @@ class PredictedLumen:
 def share_of_lumen(output: LumenOutput, index: int, ends_px: np.ndarray | None = None) -> np.ndarray:
     """How much of each pixel is lumen, float32 (S, S) in [0, 1], of crop `index` of a batch.
 
-    Where the lumen runs and ends is what its probability says, also through places where that is faint; where its walls
-    are is what the distance says: a straight wall d px from a pixel's centre leaves about 0.5 + d of it inside. Of a very
-    narrow lumen the distance may say that it is closed; where it runs on in all probability, that is believed.
-    ends_px: (2, 2) px of the crop, nan or None = not known, as for `course_of_lumen`.
+    ends_px: (2, 2) px of the crop, where the vessel begins and ends, in any order; nan or None = not known. Known, it
+    is what lies between the walls of this one vessel, see `utils.lumen_walls`. Else its probability says where the
+    lumen runs and ends, and the distance where its walls are: a straight wall d px from a pixel's centre leaves about
+    0.5 + d of it inside.
     """
     probability = output.lumen_logits[index, 0].detach().float().sigmoid().cpu().numpy()
-    share = (output.distance[index, 0].detach().float() + EDGE).clamp(0, 1).cpu().numpy()
-    way = None
+    distance = output.distance[index, 0].detach().float().cpu().numpy()
     if ends_px is not None and not np.isnan(ends_px).any():
-        way = _likeliest_way(probability, ends_px)
-        share = _open_along(way, probability, share)
-    share = np.where(course_of_lumen(probability, share, ends_px, way), share, 0).astype(np.float32)
+        walls = walls_between(probability, distance, ends_px)
+        share = np.zeros_like(probability) if walls is None else lumen_between(walls, len(probability))
+    else:
+        share = np.where(pieces_of_lumen(probability), np.clip(distance + EDGE, 0, 1), 0).astype(np.float32)
     inside = share >= EDGE
     holes = remove_small_holes(inside, max_size=round((HOLE_SHARE * len(share)) ** 2)) & ~inside
     return np.where(holes, np.float32(1), share)
 
 
-def course_of_lumen(
-    probability: np.ndarray, share: np.ndarray, ends_px: np.ndarray | None, way: np.ndarray | None = None
-) -> np.ndarray:
-    """Where one vessel runs, bool (S, S), among what is probably lumen; other pieces are of vessels beside it.
-
-    ends_px: (2, 2), where the vessel begins and ends. Its pieces are those on the likeliest way from the one to the
-    other, without side branches; beside this way the walls are believed also where it was not sure that this is the
-    vessel, as in a tight lesion or under another vessel. Where the ends are not known, pieces much smaller than the
-    largest are left out. way: `_likeliest_way` between the ends, for who has it.
-    """
+def pieces_of_lumen(probability: np.ndarray) -> np.ndarray:
+    """What is probably lumen, bool (S, S), without pieces much smaller than the largest: they are of other vessels."""
     region = apply_hysteresis_threshold(probability, FAINT, EDGE)
     pieces, count = label(region, return_num=True, connectivity=2)
     if count == 0:
         return region
-    if ends_px is None or np.isnan(ends_px).any():
-        sizes = np.bincount(pieces.ravel())[1:]
-        return np.isin(pieces, 1 + np.flatnonzero(sizes >= LEAST_PIECE * sizes.max()))
-    way = _likeliest_way(probability, ends_px) if way is None else way
-    met = np.setdiff1d(pieces[way], 0)
-    beside = cv2.dilate(way.astype(np.uint8), np.ones((2 * round(BESIDE_SHARE * len(way)) + 1,) * 2, np.uint8)) > 0
-    between = beside & (share >= EDGE)
-    return _without_arms(np.isin(pieces, met) | between, way, ends_px) if len(met) else region
-
-
-def _open_along(way: np.ndarray, probability: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """The share, (S, S), and around places of the way where it closes and the probability does not the larger of both."""
-    closed = way & (share < EDGE) & (probability >= EDGE)
-    size = 2 * round(CLOSED_SHARE * len(way)) + 1
-    around = cv2.dilate(closed.astype(np.uint8), np.ones((size, size), np.uint8)) > 0
-    return np.where(around, np.maximum(share, probability), share)
-
-
-def _without_arms(region: np.ndarray, way: np.ndarray, ends_px: np.ndarray) -> np.ndarray:
-    """A region less what lies farther from the way along it, bool (S, S) each, than the vessel is wide there, and less
-    what lies beyond the ends of the way, (2, 2) px."""
-    steps, places = np.argwhere(way), np.argwhere(region)
-    radius = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    # The way runs anywhere in the lumen: its middle, the largest radius, is nearby.
-    reach = 2 * round(REACH_SHARE * len(region)) + 1
-    widest = cv2.dilate(radius, np.ones((reach, reach), np.uint8))[way]
-    away, nearest = cKDTree(steps).query(places)
-    _, at_an_end = cKDTree(steps).query(np.asarray(ends_px)[:, ::-1])
-    allowed = np.where(np.isin(nearest, at_an_end), 1.0, ARM_RADII)
-    kept = np.zeros_like(region)
-    kept[tuple(places[away <= allowed * widest[nearest] + 1].T)] = True
-    return kept
-
-
-def _likeliest_way(probability: np.ndarray, ends_px: np.ndarray) -> np.ndarray:
-    """The pixels, bool (S, S), of the way (2, 2) from end to end on which lumen is likeliest."""
-    step = max(1, -(-len(probability) // WAY_CELLS))  # a coarse way does
-    coarse = cv2.resize(probability, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA)
-    cells = np.clip(np.rint((np.asarray(ends_px) + 0.5) / step - 0.5), 0, len(coarse) - 1).astype(int)
-    steps, _ = route_through_array(1 / (coarse + LEAST_PROBABILITY), *cells[:, ::-1], fully_connected=True)
-    way = np.zeros(probability.shape, np.uint8)
-    points = np.clip(np.array(steps)[:, ::-1] * step + step // 2, 0, len(way) - 1).astype(np.int32)
-    return cv2.polylines(way, [points[:, None]], False, 1) > 0
+    sizes = np.bincount(pieces.ravel())[1:]
+    return np.isin(pieces, 1 + np.flatnonzero(sizes >= LEAST_PIECE * sizes.max()))
 
 
 def predicted_of_batch(output: LumenOutput, index: int, batch: Mapping) -> PredictedLumen:

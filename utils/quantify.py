@@ -5,8 +5,8 @@
     one.warnings                                            # what its numbers stand on that is unsure, in words
 
 The box that the lumen is asked for in, and the ends that say which vessel is meant, are those of the CASS segment the
-obstruction lies in (stage 2); where no segment is named there, it is the obstruction's own box with as much vessel
-again to either side. `quantify_box` measures what is in a box that somebody has drawn.
+obstruction lies in (stage 2), an end beside the obstruction moved on past it; where no segment is named there, it is the
+obstruction's own box with as much vessel again to either side. `quantify_box` measures what is in a box that somebody has drawn.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from utils.vessel_tree import centreline_of
 
 AROUND = 1.0  # of the obstruction's longer side, to every side of its box: healthy vessel for the reference
 NEAR_SHARE = 0.03  # of the frame's longer side: so far from the obstruction's point its segment may begin
+END_SHARE = 0.75  # of the obstruction's longer side: nearer to an end, the name may have stopped at the lesion
 ELSEWHERE_SHARE = 0.5  # of the obstruction's longer side: a measured lesion farther off is another one
 MOST_DISAGREEMENT = 20.0  # points of %DS between measurement and detector, three times the detector's mean error
 
@@ -128,11 +129,36 @@ def request_for(detection: Detection, names: np.ndarray | None, size: tuple[int,
         rows, columns = np.flatnonzero(segment.any(axis=1)), np.flatnonzero(segment.any(axis=0))
         low, high = (columns[0], rows[0]), (columns[-1], rows[-1])
         box = np.concatenate([np.minimum(own[:2], low), np.maximum(own[2:], high)])
-        ends = centreline_of(segment, BRIDGE_SHARE * max(size))[[0, -1]]
+        ends = _ends_around(centreline_of(segment, BRIDGE_SHARE * max(size))[[0, -1]], names, detection)
+        box = np.concatenate([np.minimum(box[:2], ends.min(axis=0)), np.maximum(box[2:], ends.max(axis=0))])
         made_of = "the box of its CASS segment"
     corner = np.array(size[::-1]) - 1
     box = np.concatenate([np.clip(box[:2], 0, corner), np.clip(box[2:], 0, corner)])
     return Request(tuple(box.tolist()), ends, made_of)
+
+
+def _ends_around(ends_px: np.ndarray, names: np.ndarray, detection: Detection) -> np.ndarray:
+    """The ends (2, 2) px of a segment; where one lies beside the obstruction, moved on along the vessels behind it.
+
+    A tight lesion is often where a segment's name stops: asked for up to there, a lumen would end in the lesion, and the
+    healthy vessel that it is held against would be missing.
+    """
+    own, point = np.array(detection.box_px, float), np.array(detection.point_px, float)
+    side = (own[2:] - own[:2]).max()
+    away = np.linalg.norm(ends_px - point, axis=1)
+    near = int(away.argmin())
+    if away[near] > END_SHARE * side:
+        return ends_px
+    outward = point - ends_px[1 - near]
+    outward /= max(np.linalg.norm(outward), 1e-9)
+    vessels = np.argwhere(names > 0)[:, ::-1].astype(float)
+    around = ((vessels >= own[:2] - AROUND * side) & (vessels <= own[2:] + AROUND * side)).all(axis=1)
+    ahead = np.where(around, (vessels - point) @ outward, -np.inf)
+    if ahead.max() <= (ends_px[near] - point) @ outward + 2:  # nothing is named behind it
+        return ends_px
+    moved = np.array(ends_px, float)
+    moved[near] = vessels[ahead.argmax()]
+    return moved
 
 
 def _segment_near(names: np.ndarray, point_px: Sequence[float]) -> np.ndarray | None:
