@@ -8,6 +8,7 @@
 import io
 import json
 import os
+import threading
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,8 @@ MOST_JSON_BYTES = 16 * 2**20  # a contours file of Medis has 0.1 MB
 MOST_PICTURE_BYTES = 256 * 2**20
 # 8192 x 8192; the largest X-ray detectors have 4096 x 4096. Read as 16 bits in three colours that is 0.4 GB.
 MOST_PIXELS = 2**26
+# Python 3.11's parser, which reads a header's description, confuses threads (github.com/python/cpython/issues/106905).
+_ONE_HEADER = threading.Lock()
 _PICTURE_FORMATS = ("PNG", "JPEG")  # of what OpenCV would decode under any name
 
 
@@ -51,7 +54,8 @@ def open_npy(path: str | Path) -> np.ndarray:
     Raises DataError, naming the file, when it is missing, truncated, no `.npy`, or holds pickled objects.
     """
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        with _ONE_HEADER:
+            return np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except Exception as error:  # a damaged header surfaces as whatever error its parser meets first

@@ -11,7 +11,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 WORKER_BYTES = 4e9  # the most that a process held, 2026-11-22: 3.4 GB
 MOST_WORKERS = 8  # each imports every file of tests first; and a container may have fewer cores than it sees
 # Begun first, so that at the end no process is left alone with one of them.
-LONGEST = ("test_distributed", "test_scripts", "test_compare_models", "test_train_stage1", "test_train_stage2",
+LONGEST = ("test_distributed", "test_memory", "test_scripts", "test_compare_models", "test_train_stage1", "test_train_stage2",
            "test_phantom_ceiling", "test_backbones", "test_view_impact_obstructions")
 # They start programs that meet at the same TCP port, so one after another.
 MEET_AT_A_PORT = ("test_distributed", "test_resume", "test_interrupt")
