@@ -85,6 +85,7 @@ def follow_halved(ranks, folder):
     torch.save(found, folder / f"{ranks.world_size}-{ranks.rank}.pt")
 
 
+@pytest.mark.slow
 def test_training_with_halved_exchange_follows_one_rank(tmp_path):
     for world_size in (1, 2):
         launch(follow_halved, (tmp_path,), world_size=world_size, default_port=12393)

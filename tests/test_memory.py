@@ -17,6 +17,7 @@ from tests.stage_script import flags, run_main
 from utils.arguments import BACKBONES
 from utils.checkpoint import load_checkpoint
 from utils.memory import GIB, MemoryMeter, fewest_checkpointed, measure_step, usable_bytes
+from utils.plan import plan_run
 
 SIDE = 336
 
@@ -172,6 +173,22 @@ def test_checkpointed_blocks_change_no_bit_of_a_run(csv_path, tmp_path):
     assert code == 0 and "epochs 1 -> 2" in said and "checkpoint_blocks" not in said.replace(" ", "_"), said
 
 
+def reading_loss(model, batch):
+    losses = stage1.compute_loss(model, batch)
+    return {"loss": losses["loss"] * float(losses["dice"].sum())}
+
+
+def test_a_run_says_its_plan_or_why_there_is_none(csv_path, tmp_path):
+    args = stage1.parse_arguments(flags(csv_path, tmp_path / "run", "--card-gib", 24))
+    model, sample = small_model(), {key: value[0] for key, value in batch_of(1).items()}
+    said = plan_run(stage1.STAGE_1, model, sample, args, amp="bf16", ranks=2)
+    assert said.startswith("memory: ") and "of 24.0 GiB 21.8 can be used" in said and "WARNING" not in said
+    args.card_gib = 1.1
+    assert "WARNING: that does not fit" in plan_run(stage1.STAGE_1, model, sample, args, amp="bf16", ranks=2)
+    stage = dataclasses.replace(stage1.STAGE_1, compute_loss=reading_loss)
+    assert "memory: not planned (" in plan_run(stage, model, sample, args, amp="off", ranks=1)
+
+
 def out_of_memory(model, batch):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.90 GiB.")
 
@@ -184,7 +201,9 @@ def other_error(model, batch):
     raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
-@pytest.mark.parametrize(("fault", "ranks"), [(out_of_memory, 1), (out_of_memory, 2), (out_of_main_memory, 1)])
+@pytest.mark.parametrize(("fault", "ranks"), [
+    (out_of_memory, 1), pytest.param(out_of_memory, 2, marks=pytest.mark.slow), (out_of_main_memory, 1),
+])
 def test_out_of_memory_says_what_to_do(csv_path, tmp_path, monkeypatch, fault, ranks):
     monkeypatch.setattr(stage1, "STAGE_1", dataclasses.replace(stage1.STAGE_1, compute_loss=fault))
     said, code = run_main(stage1, *flags(csv_path, tmp_path / "run", "--world-size", ranks))

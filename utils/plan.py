@@ -63,8 +63,11 @@ def plan_stage(stage, args: argparse.Namespace, table, adapt: Callable) -> str:
 
 
 def plan_run(stage, model: torch.nn.Module, sample: Mapping, args: argparse.Namespace, *, amp: str, ranks: int) -> str:
-    """The plan of a run that is about to start, on samples like this one, in a line."""
-    memory = measure_stage(stage, model, sample, args, amp, ranks, args.batch_size, args.checkpoint_blocks)
+    """The plan of a run that is about to start, on samples like this one, in a line; or why there is none."""
+    try:
+        memory = measure_stage(stage, model, sample, args, amp, ranks, args.batch_size, args.checkpoint_blocks)
+    except Exception as error:  # a loss may ask for values, which shapes do not tell, and be trained all the same
+        return f"memory: not planned ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
     return describe_memory(memory, card_bytes_of(args))
 
 
@@ -156,7 +159,7 @@ def fit_table(fits: list[Fit], args: argparse.Namespace) -> list[str]:
 
 def exchange_table(trained: int, ranks: int) -> list[str]:
     """The lines that say what an exchange of gradients costs."""
-    lines = [f"exchange of {trained / 1e6:.1f} M gradients a step between {ranks} processes, seconds at best, by Gbit/s",
+    lines = [f"exchange of {trained / 1e6:.1f} M gradients between {ranks} processes: seconds at best, by Gbit/s",
              f"  {'--grad-exchange':17}{'MB sent':>9}" + "".join(f"{speed:>9}" for speed in NETWORKS_GBIT_S)]
     for name in ("fp32", "bf16"):
         size = BYTES_PER_NUMBER[name]
