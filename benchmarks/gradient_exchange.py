@@ -16,6 +16,7 @@ exchange at full size takes over networks; writes gradient_exchange.json to --ou
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -29,17 +30,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from benchmarks.steps import RATES, made_up_batch
+from benchmarks.steps import RATES, WARM_UP_STEPS, made_up_batch
 from models.deepsa_model import build_deepsa_model
 from train_stage1_deepsa import compute_loss
 from utils.arguments import BACKBONES, HelpFormatter, choose_image_size, positive_int
 from utils.distributed import Ranks, launch, wrap_model
-from utils.exchange import BYTES_PER_NUMBER, EXCHANGES, HalvedExchange, exchange_bytes, exchange_seconds
+from utils.exchange import (
+    BYTES_PER_NUMBER, EXCHANGES, NETWORKS_GBIT_PER_S, HalvedExchange, exchange_bytes, exchange_seconds,
+)
 from utils.files import write_text_atomic
 from utils.training_state import build_optimizer
 
-WARM_UP_STEPS = 2
-NETWORKS_GBIT_PER_S = (1, 10, 25, 100)
 # Trained numbers of the full-size model: all of its encoder, and with LoRA of rank 16 (LOG.md, 2026-11-22).
 FULL_SIZE = {"full": 454_000_000, "LoRA 16": 9_040_000}
 NONE = "none"
@@ -112,12 +113,8 @@ def run_steps(options, model, optimizer, batch, times: list, found: dict, way: s
             dist.barrier()
         times.clear()
         began, began_cpu = time.perf_counter(), time.process_time()
-        if way == NONE and ranks.world_size > 1:
-            with model.no_sync():
-                compute_loss(model, batch)["loss"].mean().backward()
-        else:
-            loss = compute_loss(model, batch)["loss"].mean()
-            loss.backward()
+        with model.no_sync() if way == NONE and ranks.world_size > 1 else contextlib.nullcontext():
+            compute_loss(model, batch)["loss"].mean().backward()
         computed = time.perf_counter()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

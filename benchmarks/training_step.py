@@ -28,7 +28,7 @@ from benchmarks.steps import (
 from models.backbone import ARCHITECTURES
 from models.deepsa_model import build_deepsa_model
 from models.lora import ENCODER, add_lora
-from models.sam3_package import import_vision_modules
+from models.sam3_package import TRUNK_SETTINGS, import_vision_modules
 from train_stage1_deepsa import compute_loss
 from utils.arguments import BACKBONES, choose_amp, choose_device, positive_float
 from utils.files import write_text_atomic
@@ -47,10 +47,7 @@ class PlainBackbone(torch.nn.Module):
         neck, trunk = backbone.vision_backbone, backbone.vision_backbone.trunk
         settings = {name: value for name, value in architecture.items() if name != "scale_factors"}
         neck.trunk = import_vision_modules().vitdet.ViT(
-            img_size=backbone.image_size, pretrain_img_size=336, patch_size=14, norm_layer="LayerNorm", qkv_bias=True,
-            use_abs_pos=True, tile_abs_pos=True, rel_pos_blocks=(), use_rope=True, use_interp_rope=True,
-            pretrain_use_cls_token=True, retain_cls_token=False, ln_pre=True, ln_post=False,
-            return_interm_layers=False, bias_patch_embed=False, **{**settings, "use_act_checkpoint": True},
+            img_size=backbone.image_size, **TRUNK_SETTINGS, **{**settings, "use_act_checkpoint": True},
         )
         neck.trunk.load_state_dict(trunk.state_dict(), strict=False)  # but for the rotary tables
         self.neck = neck
@@ -65,13 +62,12 @@ def measure(options: argparse.Namespace, method: str) -> dict[str, float]:
     torch.manual_seed(options.seed)
     model = build_deepsa_model(backbone=options.backbone, image_size=options.image_size, random_init=True)
     checkpointed = checkpointed_of(options, method, model)
-    planned = plan(options, model, checkpointed)
     arithmetic = arithmetic_of(options, model)
     own_rates = None
     if method == "lora":
         add_lora(model.backbone, rank=16, alpha=32.0)
         own_rates = {ENCODER: RATES["lr"]}
-        planned = plan(options, model, checkpointed)
+    planned = plan(options, model, checkpointed)
     model.backbone.trade_memory(checkpointed_blocks=checkpointed, compiled=method == "compiled")
     if method == "plain":
         model.backbone = PlainBackbone(model.backbone, ARCHITECTURES[options.backbone])

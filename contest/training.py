@@ -88,8 +88,7 @@ def rows_for(table: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
 
 def samples_per_step(args: argparse.Namespace) -> int:
     """Of all ranks together, without accumulation; args: stage 1's, or train_contest.py's."""
-    world_size = 1 if args.device == "cpu" and args.world_size is None else choose_world_size(args.world_size)
-    return world_size * args.batch_size
+    return choose_world_size(args.world_size, args.device) * args.batch_size
 
 
 def main() -> None:

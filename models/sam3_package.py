@@ -33,6 +33,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 PATCH_PX = 14
+# Of a `ViT`, what `sam3.model_builder` 0.1.4 gives for SAM 3 of any size.
+TRUNK_SETTINGS = dict(
+    pretrain_img_size=336, patch_size=PATCH_PX, norm_layer="LayerNorm", qkv_bias=True, use_abs_pos=True,
+    tile_abs_pos=True, rel_pos_blocks=(), use_rope=True, use_interp_rope=True, pretrain_use_cls_token=True,
+    retain_cls_token=False, ln_pre=True, ln_post=False, return_interm_layers=False, bias_patch_embed=False,
+)
 VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 IMAGE_MODULES = (
     "model.decoder", "model.encoder", "model.geometry_encoders", "model.maskformer_segmentation", "model.memory",
@@ -130,12 +136,9 @@ def build_vision_backbone(
     from models.sam3_trunk import Trunk  # whose classes are built on those that this module imports
 
     trunk = Trunk(
-        img_size=image_size, pretrain_img_size=336, patch_size=PATCH_PX, embed_dim=embed_dim, depth=depth,
-        num_heads=num_heads, mlp_ratio=mlp_ratio, norm_layer="LayerNorm", drop_path_rate=drop_path_rate,
-        qkv_bias=True, use_abs_pos=True, tile_abs_pos=True, global_att_blocks=global_att_blocks,
-        rel_pos_blocks=(), use_rope=True, use_interp_rope=True, window_size=window_size,
-        pretrain_use_cls_token=True, retain_cls_token=False, ln_pre=True, ln_post=False,
-        return_interm_layers=False, bias_patch_embed=False, use_act_checkpoint=use_act_checkpoint,
+        **TRUNK_SETTINGS, img_size=image_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads,
+        mlp_ratio=mlp_ratio, drop_path_rate=drop_path_rate, global_att_blocks=global_att_blocks,
+        window_size=window_size, use_act_checkpoint=use_act_checkpoint,
     )
     return import_vision_modules().necks.Sam3DualViTDetNeck(
         trunk=trunk, d_model=256, scale_factors=scale_factors, position_encoding=build_position_encoding(256),

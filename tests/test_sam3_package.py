@@ -92,10 +92,10 @@ def test_full_size_features_equal_the_packages_forward_image_at_1008(tmp_path):
         torch.testing.assert_close(our_map, their_map, rtol=1e-5, atol=1e-5)
 
 
-def test_works_where_triton_and_psutil_cannot_be_imported():
+def test_works_where_triton_cannot_be_imported():
     program = (
         "import sys\n"
-        "for name in ('triton', 'psutil'): sys.modules[name] = None\n"
+        "sys.modules['triton'] = None\n"
         "import torch\n"
         "from models.backbone import build_backbone\n"
         "maps = build_backbone('sam3-tiny', image_size=336)(torch.rand(1, 3, 336, 336))\n"
@@ -107,10 +107,8 @@ def test_works_where_triton_and_psutil_cannot_be_imported():
 
 
 def test_the_import_workaround_is_still_needed():
-    """Fails when `sam3` declares psutil and no longer imports triton unasked: then import it plainly."""
-    declares_psutil = any(line.split()[0].startswith("psutil") for line in importlib.metadata.requires("sam3") or [])
-    imports_triton = "\nimport triton\n" in (PACKAGE / "model" / "edt.py").read_text(encoding="utf-8")
-    assert imports_triton or not declares_psutil
+    """Fails when `sam3` no longer imports triton unasked: then import it plainly."""
+    assert "\nimport triton\n" in (PACKAGE / "model" / "edt.py").read_text(encoding="utf-8")
 
 
 def test_rotary_tables_stay_out_of_checkpoints_and_fit_the_image_size():
@@ -121,11 +119,11 @@ def test_rotary_tables_stay_out_of_checkpoints_and_fit_the_image_size():
         assert global_block.attn.turns.shape[0] == tokens
 
 
-def test_the_whole_image_model_works_where_triton_and_psutil_cannot_be_imported():
+def test_the_whole_image_model_works_where_triton_cannot_be_imported():
     """All three ways to ask, with warnings as errors: the package warns where it cannot fill holes."""
     program = (
         "import sys\n"
-        "for name in ('triton', 'psutil'): sys.modules[name] = None\n"
+        "sys.modules['triton'] = None\n"
         "import numpy, torch, warnings\n"
         "from models.sam3_image_model import build_sam3_image_model\n"
         "from models.sam3_package import import_image_modules\n"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.backbone import SAM3_TINY
-from models.sam3_package import build_vision_backbone, import_vision_modules
+from models.sam3_package import TRUNK_SETTINGS, build_vision_backbone, import_vision_modules
 from models.sam3_trunk import RotaryAttention, Trunk, rotate_complex, rotate_real
 
 IMAGE_SIZE = 336
@@ -16,12 +16,9 @@ IMAGE_SIZE = 336
 
 def trunk_settings(**changes) -> dict:
     vision = {name: value for name, value in SAM3_TINY.items() if name != "scale_factors"}
-    return dict(
-        img_size=IMAGE_SIZE, pretrain_img_size=168, patch_size=14, norm_layer="LayerNorm", qkv_bias=True,
-        use_abs_pos=True, tile_abs_pos=True, rel_pos_blocks=(), use_rope=True, use_interp_rope=True,
-        pretrain_use_cls_token=True, retain_cls_token=False, ln_pre=True, ln_post=True, return_interm_layers=False,
-        bias_patch_embed=False, **{**vision, **changes},
-    )
+    # Positions that must be tiled, and a last norm that does something.
+    own = dict(img_size=IMAGE_SIZE, pretrain_img_size=168, ln_post=True)
+    return {**TRUNK_SETTINGS, **vision, **own, **changes}
 
 
 def package_and_ours(**changes):

@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import torch
 
+from utils.exchange import EXCHANGES
+from utils.watchdog import DEFAULT_LIMIT_S
+
 
 class BackboneFacts(NamedTuple):
     """image_size: its own side, px. step_px: sides that it takes are multiples of it. weights: the name of the argument
@@ -281,10 +284,10 @@ def _add_machine_arguments(parser: argparse.ArgumentParser, master_port: int) ->
         help=f"TCP port where the processes meet; without it {master_port}, or a free one if that is taken")
     add("--ddp-backend", choices=("gloo", "nccl"), default="gloo",
         help="how gradients travel; gloo works everywhere, Windows too; nccl is faster on Linux GPUs")
-    add("--grad-exchange", choices=("fp32", "bf16", "fp16"), default="fp32",
+    add("--grad-exchange", choices=tuple(EXCHANGES), default="fp32",
         help="numbers in which gradients travel between processes; bf16 and fp16 halve what the network carries, are "
              "added up in fp32 and round each gradient twice, by at most 0.4 %% and 0.05 %% of itself; with gloo only")
-    add("--hang-timeout", type=non_negative_float, default=20.0, metavar="SECONDS",
+    add("--hang-timeout", type=non_negative_float, default=DEFAULT_LIMIT_S, metavar="SECONDS",
         help="end a run of several processes when one of them has given no sign of life, or all of them have done "
              "nothing, for so long; slow steps, validation and saving are not taken for that, a network drive that "
              "stalls is; 0 waits for ever")

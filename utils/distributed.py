@@ -121,11 +121,11 @@ def launch(
     del store
 
 
-def choose_world_size(world_size: int | None) -> int:
-    """As given, else torchrun's, else one process per GPU, else 1."""
+def choose_world_size(world_size: int | None, device: str = "auto") -> int:
+    """torchrun's, else as given, else one process per GPU, else 1; device: as in --device, where "cpu" has no GPU."""
     if "WORLD_SIZE" in os.environ and "RANK" in os.environ:
         return int(os.environ["WORLD_SIZE"])
-    return world_size or max(1, torch.cuda.device_count())
+    return world_size or (1 if device == "cpu" else max(1, torch.cuda.device_count()))
 
 
 def choose_port(port: int | None, default_port: int) -> int:

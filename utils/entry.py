@@ -24,11 +24,13 @@ from utils.training_state import TrainingState
 # Their texts say what is wrong and what to do; a traceback would only hide that.
 EXPLAINED_ERRORS = (DataError, CheckpointError, RankError, RowError, NonFiniteError, LoraError, OSError)
 # How torch says that memory is all: of a GPU by an error of its own, of a CPU in the text of a plain one.
-OUT_OF_MEMORY = ("OutOfMemoryError", "DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
+OUT_OF_MEMORY = (
+    "OutOfMemoryError", "DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory",
+)
 MORE_MEMORY = (
     "Memory is all. Add --plan to the command: it says which --checkpoint-blocks, --batch-size with --accum-steps, "
-    "--image-size or --lora fit. A run that has saved goes on with --resume and more --checkpoint-blocks, and takes the "
-    "same course."
+    "--image-size or --lora fit. A run that has saved goes on with --resume and more --checkpoint-blocks, and takes "
+    "the same course."
 )
 
 

@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 
 EXCHANGES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-BYTES_PER_NUMBER = {"fp32": 4, "bf16": 2, "fp16": 2}
+BYTES_PER_NUMBER = {name: (dtype or torch.float32).itemsize for name, dtype in EXCHANGES.items()}
+NETWORKS_GBIT_PER_S = (1, 10, 25, 100)  # common ones, for which costs are told
 # The largest magnitude of a share is scaled to below this; fp16 ends at 2 ** 16.
 FP16_TOP_EXPONENT = 15
 

@@ -19,11 +19,10 @@ from tqdm import tqdm
 from data.dataset import collate
 from utils.arguments import BACKBONES, choose_amp, choose_device
 from utils.distributed import choose_world_size
-from utils.exchange import BYTES_PER_NUMBER, exchange_bytes, exchange_seconds
+from utils.exchange import BYTES_PER_NUMBER, NETWORKS_GBIT_PER_S, exchange_bytes, exchange_seconds
 from utils.memory import GIB, StepMemory, fewest_checkpointed, measure_step, usable_bytes
 
 BATCHES = (1, 2, 4, 8)
-NETWORKS_GBIT_S = (1, 10, 25, 100)
 # A checkpointed block's forward pass is done twice, and it is a third of its forward and backward pass.
 SECOND_FORWARD = 1 / 3
 
@@ -46,7 +45,7 @@ def plan_stage(stage, args: argparse.Namespace, table, adapt: Callable) -> str:
     device = choose_device(args.device)
     # Without a GPU the plan is for one, which multiplies bf16.
     amp = choose_amp(args.amp, device)[0] if device.type == "cuda" else args.amp or "bf16"
-    ranks, card_bytes = choose_world_size(args.world_size), card_bytes_of(args)
+    ranks, card_bytes = choose_world_size(args.world_size, args.device), card_bytes_of(args)
     fits, asked, trained = [], "", 0
     sizes, sides = batches(args), image_sizes(args)
     with tqdm(total=2 * len(sides) * len(sizes), desc="planning", unit="setting") as bar:
@@ -160,10 +159,10 @@ def fit_table(fits: list[Fit], args: argparse.Namespace) -> list[str]:
 def exchange_table(trained: int, ranks: int) -> list[str]:
     """The lines that say what an exchange of gradients costs."""
     lines = [f"exchange of {trained / 1e6:.1f} M gradients between {ranks} processes: seconds at best, by Gbit/s",
-             f"  {'--grad-exchange':17}{'MB sent':>9}" + "".join(f"{speed:>9}" for speed in NETWORKS_GBIT_S)]
+             f"  {'--grad-exchange':17}{'MB sent':>9}" + "".join(f"{speed:>9}" for speed in NETWORKS_GBIT_PER_S)]
     for name in ("fp32", "bf16"):
         size = BYTES_PER_NUMBER[name]
-        seconds = (exchange_seconds(trained, ranks, size, speed) for speed in NETWORKS_GBIT_S)
+        seconds = (exchange_seconds(trained, ranks, size, speed) for speed in NETWORKS_GBIT_PER_S)
         sent = exchange_bytes(trained, ranks, size) / 1e6
         lines.append(f"  {name:17}{sent:9.0f}" + "".join(f"{value:9.2f}" for value in seconds))
     return lines

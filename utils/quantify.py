@@ -5,8 +5,9 @@
     one.warnings                                            # what its numbers stand on that is unsure, in words
 
 The box that the lumen is asked for in, and the ends that say which vessel is meant, are those of the CASS segment the
-obstruction lies in (stage 2), an end beside the obstruction moved on past it; where no segment is named there, it is the
-obstruction's own box with as much vessel again to either side. `quantify_box` measures what is in a box that somebody has drawn.
+obstruction lies in (stage 2), an end beside the obstruction moved on past it; where no segment is named there, it is
+the obstruction's own box with as much vessel again to either side. `quantify_box` measures what is in a box that
+somebody has drawn.
 """
 
 from __future__ import annotations
@@ -140,8 +141,8 @@ def request_for(detection: Detection, names: np.ndarray | None, size: tuple[int,
 def _ends_around(ends_px: np.ndarray, names: np.ndarray, detection: Detection) -> np.ndarray:
     """The ends (2, 2) px of a segment; where one lies beside the obstruction, moved on along the vessels behind it.
 
-    A tight lesion is often where a segment's name stops: asked for up to there, a lumen would end in the lesion, and the
-    healthy vessel that it is held against would be missing.
+    A tight lesion is often where a segment's name stops: asked for up to there, a lumen would end in the lesion, and
+    the healthy vessel that it is held against would be missing.
     """
     own, point = np.array(detection.box_px, float), np.array(detection.point_px, float)
     side = (own[2:] - own[:2]).max()

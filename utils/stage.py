@@ -35,7 +35,7 @@ from utils.arguments import (
     weights_arguments,
 )
 from utils.checkpoint import CheckpointError
-from utils.distributed import Ranks, launch, wrap_model
+from utils.distributed import Ranks, choose_world_size, launch, wrap_model
 from utils.entry import command_line, describe_epoch, describe_start, describe_weights
 from utils.interrupt import StopRequest
 from utils.loader import build_loader
@@ -127,10 +127,10 @@ def launch_stage(stage: Stage, args: argparse.Namespace, tables: dict) -> None:
         return
     if not (args.resume or args.dry_run or args.eval_only):
         RunFiles(args.checkpoint_dir, stage.name).refuse_overwriting()
-    world_size = 1 if args.device == "cpu" and args.world_size is None else args.world_size
     launch(
-        run_stage, (stage, args, tables), world_size=world_size, backend=args.ddp_backend,
-        port=args.master_port, default_port=stage.master_port, hang_timeout=args.hang_timeout,
+        run_stage, (stage, args, tables), world_size=choose_world_size(args.world_size, args.device),
+        backend=args.ddp_backend, port=args.master_port, default_port=stage.master_port,
+        hang_timeout=args.hang_timeout,
     )
 
 
@@ -214,10 +214,9 @@ def run_stage(ranks: Ranks, stage: Stage, args: argparse.Namespace, tables: dict
             return
         is_pretrained = resumes or parent is not None or model.backbone.load_report is not None
         own_rates, lora = adapt(stage, model, args, is_pretrained=is_pretrained)
-        model.backbone.trade_memory(checkpointed_blocks=args.checkpoint_blocks, compiled=False)
         if device.type == "cuda" and ranks.is_main:
             say(plan_run(stage, model, loaders["train"].dataset[0], args, amp=amp, ranks=ranks.world_size), flush=True)
-        model.backbone.trade_memory(checkpointed_blocks=None, compiled=args.compile)
+        model.backbone.trade_memory(checkpointed_blocks=args.checkpoint_blocks, compiled=args.compile)
         sampler = loaders["train"].batch_sampler
         groups = model.parameter_groups(
             lr=args.lr, backbone_lr_scale=args.backbone_lr_scale, weight_decay=args.weight_decay,
