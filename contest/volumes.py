@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -13,6 +15,11 @@ from data.errors import DataError
 VOLUME_SUFFIXES = (".nii.gz", ".nii")
 DARKEST_PCT, BRIGHTEST_PCT = 0.5, 99.5  # of a volume's values: the window that its slices are shown in
 LEAST_MASK_PX = 20  # a slice with less of a mask is its last sliver
+NOT_READABLE = (
+    OSError, ValueError, EOFError, OverflowError, zlib.error, nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+)
+MOST_GZIP = 1032  # times as long as the file, at most, is what deflate can have packed (zlib's technical details)
 
 
 def slices_with_labels(path: str | Path, label: int | None) -> list[int]:
@@ -40,11 +47,24 @@ def read_slice(path: str | Path, number: int, *, as_labels: bool = False) -> np.
 def _volume(path: str) -> np.ndarray:
     """float32 (X, Y, slices); frames of a sequence (X, Y, slices, T) count as slices."""
     try:
-        volume = np.asarray(nibabel.load(path).dataobj, dtype=np.float32)
-    except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
+        image = nibabel.load(path)
+        shape = image.shape
+        # nibabel makes room for what the header claims before it reads.
+        claimed = math.prod(shape) * image.get_data_dtype().itemsize
+        held = Path(path).stat().st_size * (MOST_GZIP if path.endswith(".gz") else 1)
+        if not 2 <= len(shape) <= 4 or min(shape) < 1:
+            raise DataError(f"{path}: shape {list(shape)}; allowed: two to four dimensions, none empty")
+        if image.get_data_dtype().kind not in "iuf":
+            raise DataError(f"{path}: values of type {image.get_data_dtype()}; allowed: whole and floating numbers, not "
+                            "colours; export it in grey")
+        if claimed > held:
+            raise DataError(f"{path}: truncated, or not a NIfTI file (it claims {claimed:,} bytes of values and cannot "
+                            "hold them); export it again")
+        volume = np.asarray(image.dataobj, dtype=np.float32)
+    except NOT_READABLE as error:
         raise DataError(f"{path}: truncated or not a NIfTI file ({error}); export it again") from error
-    if volume.ndim not in (2, 3, 4) or volume.size == 0:
-        raise DataError(f"{path}: shape {list(volume.shape)}; allowed: two to four dimensions")
+    # Outside of what was measured there may be nan; nothing there is dark, and no label.
+    np.nan_to_num(volume, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     return volume.reshape(*volume.shape[:2], -1)
 
 

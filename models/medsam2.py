@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from utils.checkpoint import CheckpointError, MissingWeights, load_weights
+from utils.torch_files import read_torch_file
 
 IMAGE_SIZE = 512  # of MedSAM2's own configuration, sam2.1_hiera_t512.yaml
 CELL_PX = 16  # side of a cell of the coarsest map, which the memory attention works on
@@ -89,7 +90,7 @@ def load_medsam2_weights(model: torch.nn.Module, path: str | Path) -> str:
     if not path.is_file():
         raise MissingWeights(f"{path}: no such file; {HOW_TO_GET}.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_torch_file(path)
     except Exception as error:  # torch raises many types here: zip, pickle, EOF, runtime ...
         raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({type(error).__name__}: {error}); "
                               "is the download complete?") from error

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+from contest import volumes
 from data.coco import load_coco
 from data.errors import DataError
 from data.frame_source import open_frames
@@ -21,10 +22,12 @@ from data.masks import read_label_map, read_mask
 from data.obstructions import obstruction_of_row
 from data.schema import load_table
 from data.true_lesions import read_true_lesions
+from models.medsam2 import load_medsam2_weights
 from models.sam3_weights import load_sam3_image_weights, load_sam3_vision_weights
 from tests.csv_fixture import write_tiny_dataset
 from tests.damaged_checkpoints import TinyModel, damaged_checkpoint, official_weights, tiny_checkpoint
 from tests.damaged_dicom import damaged_dicom, seed_dicoms
+from tests.damaged_nifti import damaged_nifti
 from tests.damaged_pictures import damaged_npy, damaged_png, seed_pictures
 from tests.damaged_text import csv_rows, damaged_csv, damaged_json
 from tests.fuzzing import damaged_bytes
@@ -90,10 +93,20 @@ def read_official_weights(path: Path) -> None:
     load_sam3_image_weights(torch.nn.ModuleDict({"backbone": backbone}), path)
 
 
+def read_volume(path: Path) -> None:
+    """The labels of a volume, and its first slice as a picture and as a label map."""
+    for kept in (volumes._volume, volumes._window):
+        kept.cache_clear()  # the file of before stood at the same place
+    volumes.slices_with_labels(path, None)
+    assert volumes.read_slice(path, 0).dtype == np.uint8
+    assert np.isfinite(volumes.read_slice(path, 0, as_labels=True)).all()
+
+
 READERS = {
     "csv": read_csv_and_labels, "contours": read_contours_of_row, "npy": read_both, "png": read_both,
     "jpeg": read_frames, "dicom": read_frames, "checkpoint": read_checkpoint_whole, "sam3": read_official_weights,
-    "coco": read_coco, "lesions": read_true_lesions,
+    "medsam2": lambda path: load_medsam2_weights(TinyModel(), path), "coco": read_coco, "lesions": read_true_lesions,
+    "nifti": read_volume, "nifti_gz": read_volume,
 }
 
 
@@ -127,7 +140,11 @@ def damaged(name: str, folder: Path) -> tuple[Path, st.SearchStrategy]:
         "checkpoint": lambda: (folder / "fuzzed.pth", damaged_checkpoint(
             lambda: {"format": 1, **tiny_checkpoint()}, made)),
         "sam3": lambda: (folder / "fuzzed.pt", damaged_checkpoint(official_weights, made)),
+        "medsam2": lambda: (folder / "fuzzed.pt", damaged_checkpoint(
+            lambda: {"model": tiny_checkpoint()["model"]}, made)),
         "coco": lambda: (folder / "fuzzed.json", damaged_json(coco)),
         "lesions": lambda: (folder / "fuzzed.json", damaged_json([lesion, lesion])),
+        "nifti": lambda: (folder / "fuzzed.nii", damaged_nifti()),
+        "nifti_gz": lambda: (folder / "fuzzed.nii.gz", damaged_nifti(packed=True)),
     }
     return strategies[name]()

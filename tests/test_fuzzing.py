@@ -6,8 +6,12 @@ The same tests are run with 1000 files of each kind, in a process of their own w
 
 from __future__ import annotations
 
+import gzip
 import re
+import struct
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 
@@ -65,6 +69,19 @@ def npy_with_an_open_bracket(folder):
     return path
 
 
+def volume_of_colours(folder):
+    colours = np.zeros((4, 4, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), folder / "found.nii")
+    return folder / "found.nii"
+
+
+def volume_that_claims_much(folder):
+    data = bytearray(nibabel.Nifti1Image(np.zeros((4, 4, 2), np.uint8), np.eye(4)).to_bytes())
+    struct.pack_into("<3h", data, 42, 10_000, 10_000, 10_000)
+    (folder / "found.nii.gz").write_bytes(gzip.compress(bytes(data)))
+    return folder / "found.nii.gz"
+
+
 def found_json(content):
     def write(folder):
         (folder / "found.json").write_text(content, encoding="utf-8")
@@ -103,6 +120,12 @@ FOUND = {
     "a configuration that is a list": ("checkpoint", saved(whole_checkpoint, config=[1]), "its config"),
     "a run to go on with, without its sampler": (
         "checkpoint", saved(whole_checkpoint, progress={"epoch": 1}), "no scheduler, rng, sampler in it"),
+    "a sampler's number that is a sparse tensor": (
+        "checkpoint", saved(whole_checkpoint, sampler={"rows": torch.ones(2, 2).to_sparse()}), "its sampler"),
+    "a released weight whose name is a number": (
+        "medsam2", saved(dict, model={7: torch.ones(1)}), r"unexpected \(1\)"),
+    "a volume of colours": ("nifti", volume_of_colours, "not colours"),
+    "a volume of a terabyte": ("nifti_gz", volume_that_claims_much, "claims 1,0"),
     "a released weight that is a text": (
         "sam3", saved(official_weights, **{VISION_PREFIX + "w": "text"}), "w: a str in the file"),
     "a released weight without numbers of its own": (

@@ -29,6 +29,7 @@ KINDS = {
     "sampler": dict, "metrics": dict, "parent": dict, "progress": dict, "rng": (list, tuple), "classes": (list, tuple),
 }
 NAMED = ("config", "progress", "sampler")  # dicts whose names become those of Python
+COMPARED = ("config", "sampler")  # dicts whose values are compared with those of now
 DAMAGED = "It was changed or damaged; copy it again, or go on from another one."
 
 
@@ -78,7 +79,7 @@ def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor], *, s
     """
     own = model.state_dict()
     missing = sorted(own.keys() - state.keys())
-    unexpected = sorted(state.keys() - own.keys())
+    unexpected = sorted(state.keys() - own.keys(), key=str)  # a damaged file's names may be anything
     misshapen = [
         f"{name}: {_describe(state[name])} in the file, {_describe(own[name])} in the model"
         for name in sorted(own.keys() & state.keys())
@@ -185,6 +186,8 @@ def _is_kind(checkpoint: Mapping[str, Any], key: str, kind: type | tuple[type, .
         return key not in REQUIRED_KEYS
     if not isinstance(value, kind) or type(value) is bool:
         return False
+    if key in COMPARED and any(isinstance(item, torch.Tensor) for item in value.values()):
+        return False
     return key not in NAMED or all(isinstance(name, str) for name in value)
 
 
@@ -217,7 +220,7 @@ def _count_bytes(value: Any) -> int:
 
 def _list_names(kind: str, names: list[str], limit: int = 12) -> str:
     more = f"\n    ... and {len(names) - limit} more" if len(names) > limit else ""
-    return f"  {kind} ({len(names)}):\n    " + "\n    ".join(names[:limit]) + more
+    return f"  {kind} ({len(names)}):\n    " + "\n    ".join(str(name)[:200] for name in names[:limit]) + more
 
 
 def describe_error(error: BaseException) -> str:
