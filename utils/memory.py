@@ -18,8 +18,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -81,6 +79,10 @@ def measure_step(
     several ranks, whose buckets stay, and with several passes a step.
     """
     # A shape environment, because losses choose boxes by their values: how many is not known, and next to nothing.
+    # Imported here: it takes half a second, and most runs plan nothing.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
     mode, meter = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True), MemoryMeter()
     hollow = hollow_copy(model, mode).train()
     trained = [parameter for parameter in hollow.parameters() if parameter.requires_grad]
@@ -105,7 +107,7 @@ def measure_step(
     return StepMemory(weights, gradients, optimizer, activations, meter.peak)
 
 
-def hollow_copy(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
+def hollow_copy(model: nn.Module, mode: TorchDispatchMode) -> nn.Module:
     """A copy of `model`, on the CPU, whose parameters and buffers have shapes and types and no values."""
     def hollow(tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
