@@ -23,8 +23,8 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from utils.distributed import Ranks, unwrap_model
 from utils.interrupt import Interrupted, StopRequest, exit_code_of
+from utils.ranks.distributed import Ranks, unwrap_model
 from utils.sampler import MicroBatch
 from utils.training_state import TrainingState
 

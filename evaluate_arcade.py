@@ -31,19 +31,21 @@ from tqdm import tqdm
 
 from data.coco import CocoSet, coco_result, load_coco
 from data.errors import DataError
-from utils.arcade_report import describe_metrics, describe_set, remarks, save_arcade_gallery
-from utils.arcade_scores import image_scores, images_table, score_image, summarise_images, validated_threshold
 from utils.arguments import HelpFormatter, add_device_argument, choose_device, non_negative_int
 from utils.entry import clean_exit, command_line
 from utils.files import write_text_atomic
-from utils.frame_answer import load_answer
-from utils.froc import save_froc
 from utils.history import to_json
-from utils.obstruction_matching import Detection
-from utils.obstruction_search import ScoreThreshold
+from utils.obstructions.arcade_report import describe_metrics, describe_set, remarks, save_arcade_gallery
+from utils.obstructions.arcade_scores import (
+    image_scores, images_table, score_image, summarise_images, validated_threshold,
+)
+from utils.obstructions.froc import save_froc
+from utils.obstructions.matching import Detection
+from utils.obstructions.search import ScoreThreshold
 from utils.prediction import OBSTRUCTION_STAGE, THRESHOLD
-from utils.prediction_jobs import probability
-from utils.prediction_report import describe_checkpoint
+from utils.reports.frame_answer import load_answer
+from utils.reports.jobs import probability
+from utils.reports.records import describe_checkpoint
 
 OUTPUTS = {name: f"arcade_{name}.{suffix}" for name, suffix in
            (("metrics", "json"), ("detections", "json"), ("froc", "png"), ("gallery", "png"))}

@@ -7,8 +7,8 @@
 Of each row of --split whose recorded stenosis reaches what stage 3 was trained to find: is its lesion found in the
 frame, without any hint? If so it is measured in four ways, with the true or the predicted box (stages 2 and 3) and the
 true or the predicted lumen (stage 4), all against what Medis recorded. A lesion counts as found where an obstruction's
-point lies in its box, at the score that stage 3's validation chose. Stage 2 may be missing: boxes are then those of obstructions
-with their surroundings.
+point lies in its box, at the score that stage 3's validation chose. Stage 2 may be missing: boxes are then those of
+obstructions with their surroundings.
 
 Writes to --out: chain_metrics.json, chain_lesions.csv (a line a row), chain_agreement.png (scatter and Bland-Altman
 plots of the whole chain). Not a medical device: for research only.
@@ -31,18 +31,18 @@ from data.schema import load_table, select_split
 from qca.agreement import agreement_figure
 from utils.arguments import HelpFormatter, add_data_arguments, add_device_argument, choose_device, positive_int
 from utils.cases import choose_cases
-from utils.chain_evaluation import WAYS, WHOLE_CHAIN, chain_of_row, describe_chain, summarise_chain
 from utils.checkpoint import load_checkpoint
 from utils.drawing import DPI
 from utils.entry import clean_exit, command_line
 from utils.files import save_figure_atomic, write_text_atomic
-from utils.frame_answer import load_answers
 from utils.history import to_json
-from utils.lumen_evaluation import BETWEEN_OBSERVERS_SD, QUANTITIES
-from utils.obstruction_search import wanted_by
+from utils.lumens.chain_evaluation import WAYS, WHOLE_CHAIN, chain_of_row, describe_chain, summarise_chain
+from utils.lumens.evaluation import BETWEEN_OBSERVERS_SD, QUANTITIES
+from utils.lumens.quantify import load_lumen_model
+from utils.obstructions.search import wanted_by
 from utils.prediction import LUMEN_STAGE, OBSTRUCTION_STAGE, SHIPPED_CHECKPOINTS, THRESHOLD
-from utils.prediction_report import describe_checkpoint
-from utils.quantify import load_lumen_model
+from utils.reports.frame_answer import load_answers
+from utils.reports.records import describe_checkpoint
 
 
 def build_parser() -> argparse.ArgumentParser:

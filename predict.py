@@ -67,12 +67,12 @@ from utils.arguments import (
 )
 from utils.drawing import thumbnail
 from utils.entry import clean_exit
-from utils.frame_answer import load_answers, uses_of
-from utils.frame_calibration import GivenScale
-from utils.frame_prediction import Asked, predict_job
-from utils.obstruction_search import wanted_by
+from utils.obstructions.search import wanted_by
 from utils.prediction import CASS_STAGE, LUMEN_STAGE, OBSTRUCTION_STAGE, SHIPPED_CHECKPOINTS, THRESHOLD
-from utils.prediction_jobs import (
+from utils.reports.frame_answer import load_answers, uses_of
+from utils.reports.frame_calibration import GivenScale
+from utils.reports.frame_prediction import Asked, predict_job
+from utils.reports.jobs import (
     Job,
     angle_of,
     batch_jobs,
@@ -84,15 +84,15 @@ from utils.prediction_jobs import (
     row_jobs,
     with_names_apart,
 )
-from utils.prediction_pictures import overlay, overlays_legend, save_contact_sheet, write_prediction
-from utils.prediction_report import (
+from utils.reports.pictures import overlay, overlays_legend, save_contact_sheet, write_prediction
+from utils.reports.records import (
     Prediction,
     caption,
     describe_checkpoint,
     describe_software,
     prediction_record,
 )
-from utils.run_report import RunReport, print_summary
+from utils.reports.run_report import RunReport, print_summary
 
 # Measured 2026-11-21, sam3-tiny after 144 steps, 40 phantom frames at 512 px against truth: Dice 0.804 alone,
 # 0.807 with these, 0.806 with (1, 0.9, 1.1); clDice 0.728, 0.734, 0.730. Real frames gain some branches and
@@ -229,7 +229,7 @@ def predict_all(jobs: Sequence[Job], args: argparse.Namespace, failures: Sequenc
 
 def write_dicom(out: Path, prediction: Prediction, described: Sequence[dict]) -> None:
     """Write the results as DICOM files; DataError where they cannot be, the other files are there then."""
-    from utils.dicom_results import write_prediction_dicom  # here: highdicom takes a second to import
+    from utils.dicom.results import write_prediction_dicom  # here: highdicom takes a second to import
 
     write_prediction_dicom(out, prediction, described)
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from contest.cases import SEGMENT, Case
-from contest.propagation import propagate_case
 from contest.prompts import Asked, prompts_of
+from contest.propagation import propagate_case
 from contest.session import (
     add_case_arguments, add_output_arguments, add_prompt_arguments, hold_contest, read_cases,
 )

@@ -6,8 +6,8 @@
 
 Reads phase1_deepsa_latest.pth, phase2_cass_latest.pth, phase3_obstruction_latest.pth or
 phase4_quantitative_latest.pth, the newest one unless --stage says which. Training replaces it whole, so that it
-can be read at any time. Without --data-csv the data of that run. The cases are the same every time: drawn once by --seed, spread over the patients of --split, worst
-case on top.
+can be read at any time. Without --data-csv the data of that run. The cases are the same every time: drawn once by
+--seed, spread over the patients of --split, worst case on top.
 
 Stage 1: frame, label, prediction and agreement in colour; where the data has true masks, also against those.
 Scores against labels and against truth stand apart, never mixed. Stage 2: the analysed segment with its true
@@ -35,7 +35,7 @@ from data.errors import DataError
 from data.paths import parse_path_maps
 from data.schema import load_table
 from models.loading import STAGES
-from utils import preview_lumens, preview_obstructions, preview_segments, preview_vessels
+from utils import preview_vessels
 from utils.arguments import (
     HelpFormatter,
     add_data_arguments,
@@ -48,11 +48,14 @@ from utils.checkpoint import CheckpointError
 from utils.drawing import DPI, gallery_figure
 from utils.entry import clean_exit
 from utils.files import save_figure_atomic
-from utils.frame_answer import load_answer
 from utils.history import read_history
+from utils.lumens import preview as preview_lumens
+from utils.lumens.quantify import load_lumen_model
+from utils.obstructions import preview as preview_obstructions
 from utils.prediction import CASS_STAGE, LUMEN_STAGE, OBSTRUCTION_STAGE, STAGE
-from utils.quantify import load_lumen_model
+from utils.reports.frame_answer import load_answer
 from utils.run_files import RunFiles
+from utils.segments import preview as preview_segments
 
 # What is shown of a stage.
 VIEWS = {STAGE: preview_vessels, CASS_STAGE: preview_segments, OBSTRUCTION_STAGE: preview_obstructions,

@@ -49,19 +49,19 @@ from utils.entry import clean_exit
 from utils.files import save_figure_atomic, write_text_atomic
 from utils.history import to_json
 from utils.prediction import CASS_STAGE, OBSTRUCTION_STAGE, SHIPPED_CHECKPOINT, STAGE
-from utils.prediction_report import describe_checkpoint
-from utils.view_impact import describe_similarity, grid_views, measure_masks, summarise_conditions
-from utils.view_impact_cass import (NamingModel, choose_grid_rows, describe_case, measure_at_true_angles,
-                                    measure_frames)
-from utils.view_impact_cass_figure import draw_names_impact
-from utils.view_impact_cass_summary import compare_models, summarise_names
-from utils.view_impact_cass_words import judge_names
-from utils.view_impact_figure import draw_impact, judge
-from utils.view_impact_obstructions import (DetectingModel, compare_detectors, detect_at_true_angles,
+from utils.reports.records import describe_checkpoint
+from utils.view_impact.obstructions import (DetectingModel, compare_detectors, detect_at_true_angles,
                                             measure_obstructions, summarise_impact)
-from utils.view_impact_obstructions_figure import draw_obstructions_impact
-from utils.view_impact_obstructions_words import judge_obstructions
-from utils.view_probe import LEAST_TRAIN_ROWS, name_by_habit, probe_backbone
+from utils.view_impact.obstructions_figure import draw_obstructions_impact
+from utils.view_impact.obstructions_words import judge_obstructions
+from utils.view_impact.probe import LEAST_TRAIN_ROWS, name_by_habit, probe_backbone
+from utils.view_impact.segments import (NamingModel, choose_grid_rows, describe_case, measure_at_true_angles,
+                                    measure_frames)
+from utils.view_impact.segments_figure import draw_names_impact
+from utils.view_impact.segments_summary import compare_models, summarise_names
+from utils.view_impact.segments_words import judge_names
+from utils.view_impact.vessels import describe_similarity, grid_views, measure_masks, summarise_conditions
+from utils.view_impact.vessels_figure import draw_impact, judge
 
 # A share of frames that are right has a wider interval than a mean Dice.
 DEFAULT_LIMIT = {STAGE: 48, CASS_STAGE: 200, OBSTRUCTION_STAGE: 200}

@@ -31,16 +31,16 @@ from data.cass import SEGMENTS, choose_classes, classes_without_rows
 from data.errors import DataError
 from models.cass_model import NEW_PARTS, CassOutput, build_cass_model
 from utils.arguments import non_negative_float, non_negative_int, positive_float
-from utils.cass_evaluation import answers, draw_answers, summarise_answers
-from utils.cass_prediction import frame_prediction
 from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.entry import clean_exit
 from utils.handover import add_view_dropout, check_parent, hand_over, parse_later_stage
 from utils.losses import bce_loss, soft_dice_loss, vessel_losses
 from utils.metrics import mask_scores
-from utils.segment_losses import box_loss, drawn_name_loss, name_loss
-from utils.segment_scores import score_segments
-from utils.segments import name_map
+from utils.segments.evaluation import answers, draw_answers, summarise_answers
+from utils.segments.losses import box_loss, drawn_name_loss, name_loss
+from utils.segments.naming import name_map
+from utils.segments.prediction import frame_prediction
+from utils.segments.scores import score_segments
 from utils.stage import Stage, launch_stage, load_tables, stage_parser
 
 STAGE, PARENT_STAGES = "phase2_cass", ("phase1_deepsa",)

@@ -32,9 +32,9 @@ from utils.arguments import non_negative_float, positive_float
 from utils.entry import clean_exit
 from utils.handover import add_view_dropout, check_parent, hand_over, parse_later_stage
 from utils.losses import vessel_losses
-from utils.obstruction_evaluation import draw_found, scores_of_frame, summarise_found
-from utils.obstruction_losses import focal_score_loss, peak_target, shape_losses
-from utils.obstruction_prediction import detections, to_cells
+from utils.obstructions.evaluation import draw_found, scores_of_frame, summarise_found
+from utils.obstructions.losses import focal_score_loss, peak_target, shape_losses
+from utils.obstructions.prediction import detections, to_cells
 from utils.stage import Stage, launch_stage, load_tables, stage_parser
 
 STAGE, PARENT_STAGES = "phase3_obstruction", ("phase2_cass", "phase1_deepsa")

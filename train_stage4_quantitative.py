@@ -30,9 +30,9 @@ from data.lumen_dataset import LumenDataset
 from models.lumen_model import LEFT_BEHIND, NEW_PARTS, LumenOutput, build_lumen_model
 from utils.entry import clean_exit
 from utils.handover import add_view_dropout, check_parent, hand_over, parse_later_stage
-from utils.lumen_evaluation import draw_agreement, scores_of_lumen, summarise_lumens
-from utils.lumen_losses import lumen_losses
-from utils.lumen_prediction import predicted_of_batch
+from utils.lumens.evaluation import draw_agreement, scores_of_lumen, summarise_lumens
+from utils.lumens.losses import lumen_losses
+from utils.lumens.prediction import predicted_of_batch
 from utils.stage import Stage, launch_stage, load_tables, stage_parser
 
 STAGE, PARENT_STAGES = "phase4_quantitative", ("phase2_cass", "phase1_deepsa", "phase3_obstruction")
@@ -59,7 +59,7 @@ def build_model(args: argparse.Namespace, resumes: bool) -> tuple[torch.nn.Modul
 
 
 def quantitative_losses(output: LumenOutput, batch: dict) -> dict[str, torch.Tensor]:
-    """Per-sample losses (B,): the lumen's area and its edge, see `utils.lumen_losses`."""
+    """Per-sample losses (B,): the lumen's area and its edge, see `utils.lumens.losses`."""
     parts = lumen_losses(
         output.lumen_logits, output.distance, batch["lumen"], batch["distance"], batch["weight"]
     )

@@ -34,11 +34,11 @@ from benchmarks.steps import RATES, WARM_UP_STEPS, made_up_batch
 from models.deepsa_model import build_deepsa_model
 from train_stage1_deepsa import compute_loss
 from utils.arguments import BACKBONES, HelpFormatter, choose_image_size, positive_int
-from utils.distributed import Ranks, launch, wrap_model
-from utils.exchange import (
+from utils.files import write_text_atomic
+from utils.ranks.distributed import Ranks, launch, wrap_model
+from utils.ranks.exchange import (
     BYTES_PER_NUMBER, EXCHANGES, NETWORKS_GBIT_PER_S, HalvedExchange, exchange_bytes, exchange_seconds,
 )
-from utils.files import write_text_atomic
 from utils.training_state import build_optimizer
 
 # Trained numbers of the full-size model: all of its encoder, and with LoRA of rank 16 (LOG.md, 2026-11-22).

@@ -26,9 +26,9 @@ import torch.distributed as dist
 from data.errors import DataError
 from train_stage1_deepsa import STAGE_1, compute_loss, parse_arguments
 from utils.arguments import HelpFormatter, positive_int
-from utils.distributed import choose_world_size
 from utils.entry import clean_exit
 from utils.files import write_text_atomic
+from utils.ranks.distributed import choose_world_size
 from utils.stage import launch_stage, load_tables
 
 WARM_UP_STEPS = 2  # after a start; they take longer than the others and say little of them

@@ -14,7 +14,7 @@ from skimage.filters import frangi
 from contest.cases import DEEPSA, SEGMENT, Case
 from contest.contestant import NO_VIEW, Answer, Contestant, Prompt
 from models.loading import load_model
-from utils.lumen_prediction import predict_lumen
+from utils.lumens.prediction import predict_lumen
 from utils.metrics import dice
 from utils.prediction import LUMEN_STAGE, THRESHOLD, predict_vessels
 

@@ -55,8 +55,8 @@ def _volume(path: str) -> np.ndarray:
         if not 2 <= len(shape) <= 4 or min(shape) < 1:
             raise DataError(f"{path}: shape {list(shape)}; allowed: two to four dimensions, none empty")
         if image.get_data_dtype().kind not in "iuf":
-            raise DataError(f"{path}: values of type {image.get_data_dtype()}; allowed: whole and floating numbers, not "
-                            "colours; export it in grey")
+            raise DataError(f"{path}: values of type {image.get_data_dtype()}; allowed: whole and floating numbers, "
+                            "not colours; export it in grey")
         if claimed > held:
             raise DataError(f"{path}: truncated, or not a NIfTI file (it claims {claimed:,} bytes of values and cannot "
                             "hold them); export it again")

@@ -19,9 +19,9 @@ from data.cass import SEGMENTS
 from data.cine import read_frame
 from data.contours import read_contours
 from data.drawn_trees import NAMES_PX, draw_tree
+from data.masks import mask_coverage, read_frame_masks, read_label_map, read_mask, resize_picture
 from data.obstructions import known_pixels, obstruction_of_row
 from data.true_lesions import read_true_lesions
-from data.masks import mask_coverage, read_frame_masks, read_label_map, read_mask, resize_picture
 
 SEGMENT_COVERAGE = 64  # of 255; at half a pixel, as for the labels, a thin segment would break into dots
 VIEW_SPREAD_DEG = 6.0  # of drawn trees, about the views of the rows

@@ -12,11 +12,11 @@ import numpy as np
 import predict
 from data.lumen_crops import crop_around, lumen_maps
 from tests.qca_shapes import draw_tubes, edges_of, narrowed, straight_line
-from utils.cass_prediction import FramePrediction
 from utils.checkpoint import load_checkpoint
-from utils.frame_answer import FrameAnswer
-from utils.lumen_prediction import PredictedLumen
-from utils.obstruction_matching import Detection
+from utils.lumens.prediction import PredictedLumen
+from utils.obstructions.matching import Detection
+from utils.reports.frame_answer import FrameAnswer
+from utils.segments.prediction import FramePrediction
 
 SIZE = (160, 160)
 WIDTH_PX, STENOSIS_PCT, LENGTH_PX = 12.0, 50.0, 36.0
@@ -40,7 +40,7 @@ def detection(place=MIDDLE, score=0.9, stenosis_pct=55.0) -> Detection:
 
 
 def draw_true_lumen(frame, box_px, *, view_deg, ends_px=None) -> PredictedLumen:
-    """As `utils.lumen_prediction.predict_lumen`, by a model that is always right."""
+    """As `utils.lumens.prediction.predict_lumen`, by a model that is always right."""
     crop = crop_around(np.array(box_px), side_px=336, frame_side_px=max(frame.shape))
     share = lumen_maps(*(crop.to_crop(edge) for edge in EDGES), 336).coverage
     return PredictedLumen(share=share, crop=crop, box_px=tuple(map(float, box_px)), frame_size=frame.shape[:2])

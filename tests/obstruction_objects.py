@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from utils.obstruction_matching import Detection, Target
+from utils.obstructions.matching import Detection, Target
 
 NAN = math.nan
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from utils.cass_prediction import FramePrediction
+from utils.segments.prediction import FramePrediction
 
 SIZE = (120, 160)
 VESSEL = (slice(50, 57), slice(10, 150))        # rows and columns

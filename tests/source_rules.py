@@ -1,7 +1,7 @@
 """What no source of the project may do: calls that Windows or macOS lack, and calls that run code of a file.
 
-    for finding in find(Path("utils/spawn.py")):
-        print(finding)                              # utils/spawn.py:12 os.fork: Windows has none
+    for finding in find(Path("utils/ranks/spawn.py")):
+        print(finding)                              # utils/ranks/spawn.py:12 os.fork: Windows has none
 
 Read with `ast`, so what stands in comments and docstrings does not count. A call that another system lacks is fine
 where the source asks for the system first: inside `if sys.platform ...`, `os.name`, `hasattr(...)`, or after such an

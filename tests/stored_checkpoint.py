@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.tiny_training import STAGE, compute_loss, options, run
 from utils.checkpoint import FORMAT
-from utils.distributed import Ranks
+from utils.ranks.distributed import Ranks
 from utils.run_files import RunFiles
 
 FOLDER = Path(__file__).parent / "data"

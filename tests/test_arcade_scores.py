@@ -8,8 +8,10 @@ import pytest
 
 from data.coco import load_coco
 from tests.test_evaluate_arcade import BAR, HEIGHT, OTHER, REAL, WIDTH, detection, write_set
-from utils.arcade_report import describe_metrics, draw_image, remarks
-from utils.arcade_scores import images_table, score_image, summarise_images, validated_threshold, vessel_in_box
+from utils.obstructions.arcade_report import describe_metrics, draw_image, remarks
+from utils.obstructions.arcade_scores import (
+    images_table, score_image, summarise_images, validated_threshold, vessel_in_box,
+)
 
 
 def test_annotated_outline_is_drawn_where_it_is(tmp_path):

@@ -10,8 +10,8 @@ import torch
 import train_stage2_cass_segments as stage2
 from models.cass_model import CassOutput
 from tests.tiny_cass import ANSWERS, task_of
-from utils.cass_evaluation import summarise_answers
 from utils.losses import vessel_losses
+from utils.segments.evaluation import summarise_answers
 
 
 def random_output(batch, classes, side=16):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from models.cass_model import CassOutput
-from utils.cass_prediction import (
+from utils.segments.prediction import (
     FramePrediction,
     blind_box_of_map,
     blind_probs_of_map,

@@ -12,8 +12,8 @@ from tests.measured_vessel import EDGES, LINE, MIDDLE, SIZE, detection, draw_not
 from tests.tiny_checkpoint import (
     write_tiny_cass_checkpoint, write_tiny_lumen_checkpoint, write_tiny_obstruction_checkpoint,
 )
-from utils.chain_evaluation import WAYS, WHOLE_CHAIN, chain_of_row, describe_chain, summarise_chain, true_lumen
-from utils.frame_answer import FrameAnswer
+from utils.lumens.chain_evaluation import WAYS, WHOLE_CHAIN, chain_of_row, describe_chain, summarise_chain, true_lumen
+from utils.reports.frame_answer import FrameAnswer
 
 PX_PER_MM = 4.0
 

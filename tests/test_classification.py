@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from utils.classification import (
+from utils.segments.classification import (
     ap50,
     box_iou,
     per_class_table,

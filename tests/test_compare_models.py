@@ -14,8 +14,8 @@ from contest import arena
 from contest.arena import Contest, PeakMemory, answer_all
 from contest.cases import Case, cases_of_table
 from contest.contestant import Answer, Contestant, Prompt
-from contest.propagation import propagate_case, shown_frames
 from contest.prompts import Asked
+from contest.propagation import propagate_case, shown_frames
 from contest.trees import FRANGI_THRESHOLDS, fitted_frangi, inside_box, load_own, vesselness
 from data.errors import DataError
 from data.masks import read_mask

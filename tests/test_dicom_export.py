@@ -1,4 +1,4 @@
-"""utils.dicom_export: what a viewer reads of the results, bit by bit and number by number."""
+"""utils.dicom.export: what a viewer reads of the results, bit by bit and number by number."""
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,10 +20,10 @@ from qca.calibration import Calibration
 from qca.measure import measure_lumen
 from tests.qca_shapes import draw_tubes, edges_of, straight_line
 from tests.test_dicom import write_xa
-from utils.dicom_export import Algorithm, write_dicom_results
-from utils.lumen_prediction import PredictedLumen
-from utils.obstruction_matching import Detection
-from utils.quantify import QuantifiedLesion
+from utils.dicom.export import Algorithm, write_dicom_results
+from utils.lumens.prediction import PredictedLumen
+from utils.lumens.quantify import QuantifiedLesion
+from utils.obstructions.matching import Detection
 
 REAL = Path(__file__).parents[2] / "shared" / "real" / "xa_dicom"
 ALGORITHM = Algorithm(name="predict.py", version="1.0", weights=("phase4_quantitative_best.pth sha256 0f3c",))

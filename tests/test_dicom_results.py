@@ -10,8 +10,8 @@ from tests.test_dicom import write_xa
 from tests.test_dicom_export import IDENTIFIED, IMAGE, numbers_of
 from tests.test_predict import exit_code
 from tests.tiny_checkpoint import write_tiny_chain
-from utils.dicom_export import dicom_paths
-from utils.prediction_report import output_paths
+from utils.dicom.export import dicom_paths
+from utils.reports.records import output_paths
 
 FRAME = 1
 

@@ -14,9 +14,9 @@ from engine import evaluate, train_one_epoch
 from tests.tiny_training import CPU, build_run, compute_loss, describe, options, score_batch
 from utils.arguments import choose_num_workers
 from utils.checkpoint import to_plain
-from utils.distributed import Ranks, choose_port, choose_world_size, launch
 from utils.interrupt import StopRequest
-from utils.spawn import RankError
+from utils.ranks.distributed import Ranks, choose_port, choose_world_size, launch
+from utils.ranks.spawn import RankError
 
 # (rows, batch per rank on two ranks, accumulation): even, uneven, a rank without a sample in the last step
 CASES = [(8, 2, 1), (11, 2, 1), (9, 2, 2), (5, 2, 1)]

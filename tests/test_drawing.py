@@ -7,7 +7,7 @@ from data.cass import SEGMENTS
 from utils.drawing import (AGREEMENT_LEGEND, GREEN, NO_NAME, agreement_overlay, as_rgb, gallery_figure,
                            mask_overlay, save_gallery, segment_legend, segment_overlay, side_by_side,
                            thumbnail)
-from utils.label_placement import inner_point, place_labels
+from utils.reports.label_placement import inner_point, place_labels
 
 
 @pytest.fixture

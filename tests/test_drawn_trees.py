@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from data.anatomy import image_axes, load_anatomy
+from data.augment import Change
 from data.cass import CLASS_IDS, SEGMENTS
 from data.contours import read_contours
-from data.augment import Change
 from data.dataset import AngiogramDataset
 from data.drawn_trees import NAMES_PX, VESSELS_PX, draw_tree
 from data.schema import load_table

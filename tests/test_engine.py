@@ -15,9 +15,9 @@ from tests.tiny_training import (
     run,
     score_batch,
 )
-from utils.distributed import Ranks
 from utils.interrupt import StopRequest
 from utils.loader import RowError
+from utils.ranks.distributed import Ranks
 from utils.sampler import epoch_permutation
 from utils.training_state import build_schedule
 

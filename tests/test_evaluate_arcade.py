@@ -10,9 +10,9 @@ import pytest
 
 import evaluate_arcade
 from tests.tiny_checkpoint import write_tiny_checkpoint, write_tiny_obstruction_checkpoint
-from utils.arcade_report import NOT_COUNTED
-from utils.frame_answer import FrameAnswer
-from utils.obstruction_matching import Detection
+from utils.obstructions.arcade_report import NOT_COUNTED
+from utils.obstructions.matching import Detection
+from utils.reports.frame_answer import FrameAnswer
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real" / "arcade"
 FILES = {"arcade_metrics.json", "arcade_detections.json", "arcade_froc.png", "arcade_gallery.png"}
@@ -157,7 +157,9 @@ def test_all_files_and_nothing_else_are_written(tmp_path, checkpoint, answers):
 
 def test_gallery_shows_the_worst_first(tmp_path, checkpoint, answers, monkeypatch):
     drawn = []
-    monkeypatch.setattr("utils.arcade_report.save_gallery", lambda path, rows, *rest, **how: drawn.append(how))
+    monkeypatch.setattr(
+        "utils.obstructions.arcade_report.save_gallery", lambda path, rows, *rest, **how: drawn.append(how)
+    )
     evaluate(tmp_path, checkpoint, "--limit-pictures", 3)
     captions = [text for row in drawn[0]["captions"] for text in row]
     assert [text.split(":")[0] for text in captions] == ["110.png", "100.png", "120.png"]

@@ -7,9 +7,9 @@ import torch.distributed as dist
 from engine import train_one_epoch
 from tests.test_distributed import CASES, follow_steps
 from tests.tiny_training import CPU, build_run, compute_loss, options, score_batch
-from utils.distributed import launch
-from utils.exchange import EXCHANGES, HalvedExchange, exchange_bytes, exchange_seconds, halve_exchange
 from utils.interrupt import StopRequest
+from utils.ranks.distributed import launch
+from utils.ranks.exchange import EXCHANGES, HalvedExchange, exchange_bytes, exchange_seconds, halve_exchange
 
 # Of a rounding to so many bits of precision the largest share of a number.
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}

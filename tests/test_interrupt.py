@@ -91,7 +91,7 @@ def test_stop_in_validation_saves_too(tmp_path):
     import os
 
     from tests.tiny_training import options, run, score_batch
-    from utils.distributed import Ranks
+    from utils.ranks.distributed import Ranks
     from utils.interrupt import Interrupted
 
     def score(model, batch):

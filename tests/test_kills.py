@@ -22,9 +22,9 @@ from tests import tiny_training
 from tests.test_resume import assert_equal, outcome
 from tests.tiny_training import STAGE, compute_loss, options, run, score_batch
 from utils.checkpoint import load_checkpoint
-from utils.distributed import launch
 from utils.files import write_text_atomic
 from utils.history import read_history
+from utils.ranks.distributed import launch
 from utils.run_files import RunFiles
 
 pytestmark = [

@@ -24,7 +24,7 @@ from tests.tiny_lora import (
     LORA, ROWS, SMALL, build_tiny, picture, small_and_plain, train_lora, with_adapters, write_start,
 )
 from utils.checkpoint import load_checkpoint
-from utils.distributed import Ranks
+from utils.ranks.distributed import Ranks
 from utils.run_files import RunFiles
 from utils.stage import load_tables, run_stage
 

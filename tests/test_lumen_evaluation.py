@@ -16,12 +16,12 @@ from qca.calibration import Calibration
 from qca.errors import QcaError
 from qca.measure import measure_lumen
 from tests.qca_shapes import draw_tubes, edges_of, narrowed, straight_line
-from utils.lumen_evaluation import (
+from utils.lumens.evaluation import (
     LESION_FROM_PCT, QUANTITIES, compared, compare_measurement, scores_of_lumen, summarise_agreement,
     surface_distance_px,
 )
-from utils.lumen_losses import EDGE_BAND_PX, lumen_losses
-from utils.lumen_prediction import PredictedLumen, measure_predicted, share_of_lumen
+from utils.lumens.losses import EDGE_BAND_PX, lumen_losses
+from utils.lumens.prediction import PredictedLumen, measure_predicted, share_of_lumen
 from utils.run_files import RunFiles
 
 LINE = straight_line(angle_deg=30.0, length_px=110)
@@ -200,7 +200,7 @@ def test_prompt_channels_say_what_is_asked_for():
 
 
 def test_pictures_are_written(tmp_path):
-    from utils.lumen_evaluation import draw_agreement
+    from utils.lumens.evaluation import draw_agreement
 
     records = [{"row": n, **compared(lumen_of()[0], contours_of())} for n in range(2)]
     files = RunFiles(tmp_path, "phase4_quantitative")

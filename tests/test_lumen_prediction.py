@@ -6,7 +6,7 @@ import torch
 
 from models.lumen_model import LumenOutput
 from tests.qca_shapes import draw_tubes, edges_of, straight_line
-from utils.lumen_prediction import pieces_of_lumen, share_of_lumen
+from utils.lumens.prediction import pieces_of_lumen, share_of_lumen
 
 SIZE = (160, 160)
 LINE = straight_line(angle_deg=0.0, length_px=120)  # at y 79.6, from x 20.3 to 140.3

@@ -9,7 +9,7 @@ from scipy.ndimage import distance_transform_edt
 from qca.errors import QcaError
 from qca.measure import measure_lumen
 from tests.qca_shapes import draw_tubes, edges_of, narrowed, straight_line
-from utils.lumen_walls import LEAST_WIDTH_PX, cheapest_paths, likeliest_way, lumen_between, walls_between
+from utils.lumens.walls import LEAST_WIDTH_PX, cheapest_paths, likeliest_way, lumen_between, walls_between
 
 SIZE = (160, 160)
 LINE = straight_line(angle_deg=0.0, length_px=120)  # at y 79.6, from x 20.3 to 140.3

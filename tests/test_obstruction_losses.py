@@ -9,8 +9,8 @@ import torch
 import train_stage3_obstructions as stage3
 from models.obstruction_head import PRIOR, STRIDE, ObstructionHead
 from models.obstruction_model import ObstructionOutput
-from utils.obstruction_losses import PEAK_CELLS, focal_score_loss, peak_target, shape_losses
-from utils.obstruction_prediction import to_cells
+from utils.obstructions.losses import PEAK_CELLS, focal_score_loss, peak_target, shape_losses
+from utils.obstructions.prediction import to_cells
 
 ARGS = argparse.Namespace(threshold_pct=50.0, elsewhere_weight=0.0)
 NAN = float("nan")

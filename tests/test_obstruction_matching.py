@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.obstruction_objects import NAN, detection, drawn_objects, target
-from utils.obstruction_matching import FALSE_POSITIVE, IGNORED, match_detections
+from utils.obstructions.matching import FALSE_POSITIVE, IGNORED, match_detections
 
 
 def naive_iou(one, other):

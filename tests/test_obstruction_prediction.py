@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.obstruction_model import ObstructionOutput
-from utils.obstruction_prediction import LEAST_SCORE, MOST, detections
+from utils.obstructions.prediction import LEAST_SCORE, MOST, detections
 
 
 def output_with(peaks, side=64):

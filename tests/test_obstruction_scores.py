@@ -11,11 +11,11 @@ import pytest
 from data.cass import SEGMENTS
 from data.obstructions import GRADES
 from tests.obstruction_objects import NAN, detection, drawn_objects, target
-from utils.froc import save_froc
 from utils.history import to_json
 from utils.metrics import BOOTSTRAP_RESAMPLES, BOOTSTRAP_SEED
-from utils.obstruction_matching import FALSE_POSITIVE, match_detections
-from utils.obstruction_scores import froc_curve, froc_interval, summarise_detections
+from utils.obstructions.froc import save_froc
+from utils.obstructions.matching import FALSE_POSITIVE, match_detections
+from utils.obstructions.scores import froc_curve, froc_interval, summarise_detections
 
 GRADE_NAMES = ("minimal", "mild", "moderate", "severe", "subtotal")
 

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import obstruction_tracking
-from utils.obstruction_matching import Detection
-from utils.obstruction_tracking import Look, Sighting, frames_around, link_lesions, motion_picture, moved_points
+from utils.obstructions import tracking as obstruction_tracking
+from utils.obstructions.matching import Detection
+from utils.obstructions.tracking import Look, Sighting, frames_around, link_lesions, motion_picture, moved_points
 
 SIZE = (256, 320)
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import label as components
 
-from phantom.case import draw_truth_and_label, stored_spacing, view_angles
 from phantom.carm import CArm
+from phantom.case import draw_truth_and_label, stored_spacing, view_angles
 from phantom.detector import compressed, draw_detector, take_picture
 from phantom.plan import plan_analyses
 from phantom.scene import PICTURE, build_scene, build_trees, generator, patient_cases

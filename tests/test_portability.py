@@ -42,7 +42,7 @@ def test_the_allow_list_has_nothing_that_is_gone():
 
 def test_all_sources_are_looked_at():
     names = {path.relative_to(ROOT).as_posix() for path in sources()}
-    assert {"predict.py", "data/cine.py", "utils/spawn.py", "phantom/case.py", "benchmarks/qca_speed.py"} <= names
+    assert {"predict.py", "data/cine.py", "utils/ranks/spawn.py", "phantom/case.py", "benchmarks/qca_speed.py"} <= names
     assert not any(name.startswith(("tests/", ".")) for name in names)
 
 

@@ -19,8 +19,8 @@ from tests.csv_fixture import write_tiny_dataset
 from tests.test_dicom import write_xa
 from tests.test_frame_choice import make_cine
 from tests.tiny_checkpoint import IMAGE_SIZE, write_tiny_checkpoint
-from utils import prediction_jobs
 from utils.prediction import network_image, predict_vessels, sigmoid
+from utils.reports import jobs as prediction_jobs
 
 ROOT = Path(predict.__file__).parent
 CPU = torch.device("cpu")

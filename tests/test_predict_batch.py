@@ -12,7 +12,7 @@ from data.errors import DataError
 from tests.measured_vessel import detection, sees_vessel, write_frame
 from tests.test_predict import exit_code
 from tests.tiny_checkpoint import write_tiny_chain
-from utils.prediction_jobs import RUN_FILES, batch_jobs, with_names_apart
+from utils.reports.jobs import RUN_FILES, batch_jobs, with_names_apart
 
 
 @pytest.fixture(scope="module")

@@ -25,11 +25,11 @@ from tests.tiny_checkpoint import (
     write_tiny_cass_checkpoint, write_tiny_checkpoint, write_tiny_lumen_checkpoint, write_tiny_obstruction_checkpoint,
 )
 from utils.checkpoint import CheckpointError
-from utils.frame_answer import FrameAnswer, load_answer, load_answers, uses_of
-from utils.frame_calibration import GivenScale, calibrate
-from utils.measurement_report import CSV_COLUMNS, NUMBERS
+from utils.lumens.quantify import quantify, quantify_box
+from utils.lumens.report import CSV_COLUMNS, NUMBERS
 from utils.prediction import shipped_checkpoints
-from utils.quantify import quantify, quantify_box
+from utils.reports.frame_answer import FrameAnswer, load_answer, load_answers, uses_of
+from utils.reports.frame_calibration import GivenScale, calibrate
 
 CPU = torch.device("cpu")
 

@@ -16,14 +16,14 @@ from tests.segment_fixture import BORDER, CLASSES, SIZE, VESSEL, bar_prediction
 from tests.test_predict import call, exit_code, input_files
 from tests.tiny_checkpoint import write_tiny_cass_checkpoint, write_tiny_checkpoint, write_tiny_obstruction_checkpoint
 from utils.checkpoint import CheckpointError
-from utils.frame_answer import FrameAnswer, load_answer, load_answers, uses_of
-from utils.obstruction_report import (
+from utils.obstructions.matching import Detection
+from utils.obstructions.report import (
     estimated_stenoses, obstruction_crops, obstruction_legend, obstruction_marks, obstruction_words, score_obstructions,
 )
-from utils.obstruction_matching import Detection
-from utils.obstruction_search import ObstructionFindings, ScoreThreshold, filled_stretch, names_near, wanted_by
-from utils.obstruction_tracking import Lesion, Sighting
+from utils.obstructions.search import ObstructionFindings, ScoreThreshold, filled_stretch, names_near, wanted_by
+from utils.obstructions.tracking import Lesion, Sighting
 from utils.prediction import shipped_checkpoints
+from utils.reports.frame_answer import FrameAnswer, load_answer, load_answers, uses_of
 
 CPU = torch.device("cpu")
 IN_MID_LAD, IN_PROXIMAL_LAD, OFF_VESSEL = (120.0, 53.0), (40.0, 53.0), (60.0, 110.0)

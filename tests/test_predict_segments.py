@@ -13,8 +13,8 @@ from tests.segment_fixture import BORDER, SIZE, VESSEL, bar_prediction
 from tests.test_dicom import write_xa
 from tests.test_predict import call, input_files
 from tests.tiny_checkpoint import write_tiny_cass_checkpoint, write_tiny_checkpoint
-from utils.frame_answer import FrameAnswer
-from utils.segment_report import box_px, find_segments, length_mm, score_row
+from utils.reports.frame_answer import FrameAnswer
+from utils.segments.report import box_px, find_segments, length_mm, score_row
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from data.schema import load_table
 from models.loading import STAGES
 from tests.obstruction_fixture import OTHER_STENOSIS_PCT, STENOSIS_PCT, write_obstruction_dataset
 from tests.tiny_checkpoint import write_tiny_obstruction_checkpoint
-from utils import preview_obstructions as view
-from utils.frame_answer import FrameAnswer
 from utils.history import write_history
-from utils.obstruction_evaluation import frame_of_row
-from utils.obstruction_matching import Detection
+from utils.obstructions import preview as view
+from utils.obstructions.evaluation import frame_of_row
+from utils.obstructions.matching import Detection
 from utils.prediction import OBSTRUCTION_STAGE
+from utils.reports.frame_answer import FrameAnswer
 from utils.run_files import RunFiles
 
 CHECKPOINT = {"stage": OBSTRUCTION_STAGE, "metrics": {"threshold": 0.4}, "config": {"threshold_pct": 30.0}}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from utils.obstruction_matching import Detection
-from utils.quantify import AROUND, request_for
+from utils.lumens.quantify import AROUND, request_for
+from utils.obstructions.matching import Detection
 
 SIZE = (120, 240)
 ROW, FIRST, LAST, END = 60, 20, 100, 200  # a vessel along a row: one segment, then another

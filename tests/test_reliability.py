@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from tests.tiny_failures import failing_run
-from utils.distributed import launch
-from utils.spawn import RankError
+from utils.ranks.distributed import launch
+from utils.ranks.spawn import RankError
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no signals to stop and kill with")
 

@@ -15,7 +15,7 @@ from tests.measured_vessel import detection, draw_nothing, sees_vessel, write_fr
 from tests.test_predict import exit_code
 from tests.tiny_checkpoint import write_tiny_chain
 from utils.history import readable_json
-from utils.markup import VOID, Html, table, tag
+from utils.reports.markup import VOID, Html, table, tag
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge",
             "microsoft-edge")

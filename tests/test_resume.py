@@ -20,9 +20,9 @@ from tests.tiny_lumen import stage4
 from tests.tiny_obstruction import stage3
 from tests.tiny_training import STAGE, compute_loss, options, run, score_batch
 from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from utils.distributed import Ranks
 from utils.files import write_text_atomic
 from utils.history import TIME_FIELDS, read_history
+from utils.ranks.distributed import Ranks
 from utils.run_files import RunFiles
 
 SIZE = dict(rows=7, epochs=3, batch_size=2, accum_steps=2, save_every=1)

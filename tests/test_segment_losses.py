@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.segment_losses import box_loss, drawn_name_loss, name_loss, weighted_mean
+from utils.segments.losses import box_loss, drawn_name_loss, name_loss, weighted_mean
 
 # Three classes and "none of them": 0 and 1 are of one artery, 2 of the other.
 OTHER_ARTERY = torch.tensor([[False, False, True], [False, False, True], [True, True, False]])

@@ -5,7 +5,7 @@ import pytest
 
 from utils.bootstrap import bootstrap_counts
 from utils.metrics import bootstrap_ci
-from utils.segment_scores import LEAST_PX_OF_512, score_segments, summarise_segment_scores
+from utils.segments.scores import LEAST_PX_OF_512, score_segments, summarise_segment_scores
 
 CLASSES = (1, 2, 13)
 SIDE = 512

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from data.cass import SEGMENTS
-from utils.cass_prediction import FramePrediction
-from utils.segment_rules import agree_along_vessels, fill_one_artery, switch_costs
-from utils.segments import RULES, line_length, name_map, visible_segments
-from utils.vessel_tree import centreline_of, thread_beads
+from utils.segments.naming import RULES, line_length, name_map, visible_segments
+from utils.segments.prediction import FramePrediction
+from utils.segments.rules import agree_along_vessels, fill_one_artery, switch_costs
+from utils.segments.vessel_tree import centreline_of, thread_beads
 
 CLASSES = (1, 2, 3, 12, 13, 14, 15)
 SIDE = 256

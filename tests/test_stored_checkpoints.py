@@ -8,7 +8,7 @@ import torch
 from tests.stored_checkpoint import FOLDER, SIZE, write_checkpoint
 from tests.tiny_training import STAGE, options, run
 from utils.checkpoint import FORMAT, CheckpointError, load_checkpoint, save_checkpoint
-from utils.distributed import Ranks
+from utils.ranks.distributed import Ranks
 from utils.run_files import RunFiles
 
 FORMATS = range(1, FORMAT + 1)

@@ -15,10 +15,10 @@ from models.loading import load_model
 from tests.csv_fixture import write_tiny_dataset
 from utils import stage
 from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from utils.distributed import Ranks
 from utils.entry import describe_weights
 from utils.history import read_history
 from utils.losses import vessel_losses
+from utils.ranks.distributed import Ranks
 from utils.run_files import RunFiles
 from utils.stage import load_tables, run_stage
 from utils.training_state import digest_of_rows

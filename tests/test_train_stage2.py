@@ -14,14 +14,14 @@ from data.schema import load_table
 from models.cass_model import NEW_PARTS
 from models.loading import load_model
 from tests.csv_fixture import write_tiny_dataset
-from tests.tiny_cass import ANSWERS, run_cass, task_of, tiny_run
 from tests.stage_script import flags, run_main
+from tests.tiny_cass import ANSWERS, run_cass, task_of, tiny_run
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from utils.distributed import Ranks
 from utils.entry import describe_weights
 from utils.history import read_history
 from utils.loader import RowError
+from utils.ranks.distributed import Ranks
 from utils.run_files import RunFiles
 from utils.stage import evaluate_only, load_tables
 

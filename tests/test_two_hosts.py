@@ -15,7 +15,7 @@ import pytest
 
 from tests.csv_fixture import write_tiny_dataset
 from tests.test_resume import assert_equal, outcome
-from utils.spawn import kill_children
+from utils.ranks.spawn import kill_children
 
 STAGE = "phase1_deepsa"
 HOSTS = ("host0", "host1")

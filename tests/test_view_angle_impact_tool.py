@@ -10,7 +10,7 @@ import test_view_angle_impact as tool
 from models.view_encoder import CategoricalViewEncoder
 from tests.csv_fixture import write_tiny_dataset
 from tests.tiny_checkpoint import write_tiny_checkpoint
-from utils.view_impact import (
+from utils.view_impact.vessels import (
     CONDITIONS,
     EncodedFrame,
     compare_over_grid,

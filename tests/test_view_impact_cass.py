@@ -13,7 +13,8 @@ from data.cass import CLASS_IDS
 from models.cass_model import CassOutput, build_cass_model
 from models.view_encoder import CategoricalViewEncoder, angle_bins
 from tests.csv_fixture import write_tiny_dataset
-from utils.view_impact_cass import (
+from utils.view_impact.probe import name_by_habit, pool_pyramid, probe_views
+from utils.view_impact.segments import (
     ANSWERS,
     CASS_CONDITIONS,
     PIXELS,
@@ -23,9 +24,8 @@ from utils.view_impact_cass import (
     name_over_grid,
     score_names,
 )
-from utils.view_impact_cass_summary import compare_grids, compare_models, shuffled_loss
-from utils.view_impact_cass_words import describe_probe, judge_level
-from utils.view_probe import name_by_habit, pool_pyramid, probe_views
+from utils.view_impact.segments_summary import compare_grids, compare_models, shuffled_loss
+from utils.view_impact.segments_words import describe_probe, judge_level
 
 CPU = torch.device("cpu")
 CLASSES = (2, 12, 13, 19)

@@ -16,13 +16,12 @@ from models.loading import STAGES
 from models.obstruction_model import ObstructionOutput, build_obstruction_model
 from models.view_encoder import CategoricalViewEncoder
 from tests.obstruction_fixture import STENOSIS_PCT, write_obstruction_dataset
-from utils.obstruction_comparison import compare_detections
-from utils.obstruction_matching import Detection, Target, match_detections
-from utils.obstruction_scores import summarise_detections
-from utils.obstruction_search import ScoreThreshold, Wanted
+from utils.obstructions.comparison import compare_detections
+from utils.obstructions.matching import Detection, Target, match_detections
+from utils.obstructions.scores import summarise_detections
+from utils.obstructions.search import ScoreThreshold, Wanted
 from utils.prediction import network_image
-from utils.view_impact import CONDITIONS
-from utils.view_impact_obstructions import (
+from utils.view_impact.obstructions import (
     SAME_MARKS,
     STENOSIS_CHANGE,
     DetectingModel,
@@ -30,7 +29,8 @@ from utils.view_impact_obstructions import (
     find_most_changed,
     summarise_marks,
 )
-from utils.view_impact_obstructions_words import certainty, judge_level, lesions_in_frames
+from utils.view_impact.obstructions_words import certainty, judge_level, lesions_in_frames
+from utils.view_impact.vessels import CONDITIONS
 
 CPU = torch.device("cpu")
 SIDE = 32  # px of the network's picture, 8 x 8 cells
@@ -222,8 +222,8 @@ def test_shares_of_marks_are_those_of_all_frames_together():
 
 
 def test_most_changed_view_is_found():
-    from utils.view_impact import grid_views
-    from utils.view_impact_obstructions import Seen, compare_over_grid
+    from utils.view_impact.vessels import grid_views
+    from utils.view_impact.obstructions import Seen, compare_over_grid
     detector = DetectingModel(None, SIDE, CPU, Wanted(ScoreThreshold(0.5, "test"), 50.0))
     found = [[mark(20)] for _ in range(82)]
     found[1 + 30] = [mark(80), mark(20, score=0.3)]  # the faint one does not count

@@ -12,13 +12,14 @@ import test_model_during_training as viewer
 from tests.csv_fixture import write_tiny_dataset
 from tests.segment_fixture import bar_prediction
 from tests.tiny_checkpoint import write_tiny_cass_checkpoint, write_tiny_checkpoint
-from utils import preview_segments, preview_vessels
+from utils import preview_vessels
 from utils.cases import choose_cases
 from utils.checkpoint import CheckpointError
 from utils.history import write_history
 from utils.prediction import CASS_STAGE, STAGE
 from utils.run_files import RunFiles
-from utils.segment_report import find_segments
+from utils.segments import preview as preview_segments
+from utils.segments.report import find_segments
 
 
 def files_of(folder):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.watchdog import Beat, Judge
+from utils.ranks.watchdog import Beat, Judge
 
 LIMIT_S = 20.0
 

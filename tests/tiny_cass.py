@@ -16,7 +16,7 @@ import train_stage2_cass_segments as stage2
 from models.cass_model import VIEW_DIM, SAM3CASSModel
 from models.segment_heads import AnalysedMapHead, PooledSegmentHead, SegmentMapHead
 from tests.tiny_stage import CHANNELS, LEVELS, build_vessel_parts, parse_tiny, run_tiny, tiny_parent
-from utils.distributed import Ranks
+from utils.ranks.distributed import Ranks
 
 # The record of a frame whose segment is the first class, which all but the pooled head say.
 ANSWERS = {"loss": 1.0, "class": 0, "pointed": 0, "pointed_box": 0, "pointed_point": 0, "blind": 1,

@@ -15,8 +15,8 @@ from unittest import mock
 
 from tests import tiny_training
 from tests.tiny_training import TinyData, compute_loss, options, run, score_batch
-from utils.distributed import Ranks, launch
 from utils.entry import clean_exit
+from utils.ranks.distributed import Ranks, launch
 
 STEP = 3
 FOR_EVER = 10**6

@@ -14,7 +14,7 @@ import train_stage4_quantitative as stage4
 from models.lumen_head import LumenHead
 from models.lumen_model import SAM3LumenModel
 from tests.tiny_stage import build_vessel_parts, parse_tiny, run_tiny, tiny_parent
-from utils.distributed import Ranks
+from utils.ranks.distributed import Ranks
 
 VIEW_DIM = 16
 
@@ -35,5 +35,5 @@ def tiny_run(csv_path, folder, *flags) -> tuple:
 def run_lumen(ranks: Ranks, args, tables: dict, **watched) -> None:
     """One run, see `run_tiny`; watched: `loss` and `score`."""
     # MONAI takes four seconds to import.
-    with mock.patch("utils.lumen_evaluation.surface_distance_px", lambda *_: 0.0):
+    with mock.patch("utils.lumens.evaluation.surface_distance_px", lambda *_: 0.0):
         run_tiny(ranks, stage4.build_stage(args), build_tiny_model, args, tables, **watched)

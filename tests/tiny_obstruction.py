@@ -12,7 +12,7 @@ import train_stage3_obstructions as stage3
 from models.obstruction_head import ObstructionHead
 from models.obstruction_model import SAM3ObstructionModel
 from tests.tiny_stage import build_vessel_parts, parse_tiny, run_tiny, tiny_parent
-from utils.distributed import Ranks
+from utils.ranks.distributed import Ranks
 
 VIEW_DIM = 16
 FOUND_ALL = ("--threshold-pct", 5)  # the tiny data set's lesions are mild

@@ -17,7 +17,7 @@ from models.backbone import Backbone
 from models.fusion import ViewConditionedFeatureFusion
 from models.segmentation_head import VesselSegmentationHead
 from models.view_encoder import CategoricalViewEncoder
-from utils.distributed import Ranks
+from utils.ranks.distributed import Ranks
 from utils.stage import Stage, load_tables, run_stage
 
 IMAGE_SIZE = 56  # patches of 14, cells of 8

@@ -18,12 +18,12 @@ from torch.utils.data import Dataset, default_collate
 
 from engine import evaluate, train_one_epoch
 from utils.checkpoint import load_checkpoint
-from utils.distributed import Ranks, launch, wrap_model
 from utils.entry import clean_exit
 from utils.interrupt import StopRequest
 from utils.loader import build_loader
 from utils.losses import bce_loss, soft_dice_loss
 from utils.metrics import summarise_records
+from utils.ranks.distributed import Ranks, launch, wrap_model
 from utils.run_files import RunFiles
 from utils.sampler import EvaluationSampler, TrainingSampler
 from utils.training_state import TrainingState, build_optimizer, build_schedule

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from utils.exchange import EXCHANGES
-from utils.watchdog import DEFAULT_LIMIT_S
+from utils.ranks.exchange import EXCHANGES
+from utils.ranks.watchdog import DEFAULT_LIMIT_S
 
 
 class BackboneFacts(NamedTuple):

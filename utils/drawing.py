@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 
 from data.cass import SEGMENTS
 from utils.files import save_figure_atomic
-from utils.label_placement import write_labels
+from utils.reports.label_placement import write_labels
 
 GREEN = (0, 158, 115)
 VERMILION = (213, 94, 0)

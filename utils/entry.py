@@ -15,10 +15,10 @@ from data.errors import DataError
 from engine import NonFiniteError
 from models.lora import LoraError
 from utils.checkpoint import CheckpointError
-from utils.distributed import Ranks, unwrap_model
 from utils.interrupt import Interrupted, exit_code_of
 from utils.loader import RowError
-from utils.spawn import RankError
+from utils.ranks.distributed import Ranks, unwrap_model
+from utils.ranks.spawn import RankError
 from utils.training_state import TrainingState
 
 # Their texts say what is wrong and what to do; a traceback would only hide that.

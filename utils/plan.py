@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from data.dataset import collate
 from utils.arguments import BACKBONES, choose_amp, choose_device
-from utils.distributed import choose_world_size
-from utils.exchange import BYTES_PER_NUMBER, NETWORKS_GBIT_PER_S, exchange_bytes, exchange_seconds
 from utils.memory import GIB, StepMemory, fewest_checkpointed, measure_step, usable_bytes
+from utils.ranks.distributed import choose_world_size
+from utils.ranks.exchange import BYTES_PER_NUMBER, NETWORKS_GBIT_PER_S, exchange_bytes, exchange_seconds
 
 BATCHES = (1, 2, 4, 8)
 # A checkpointed block's forward pass is done twice, and it is a third of its forward and backward pass.

@@ -11,7 +11,7 @@ from data.masks import read_frame_masks
 from utils.drawing import GREEN, SKY_BLUE, VERMILION, agreement_overlay, mask_overlay, thumbnail
 from utils.metrics import dice
 from utils.prediction import THRESHOLD
-from utils.prediction_report import view_text
+from utils.reports.records import view_text
 
 # Titles and fields of the history; scores against labels and against truth are never in one panel.
 PANELS = {"loss": ("train_loss", "val_loss"), "Dice against labels": ("train_dice", "val_dice_deepsa"),

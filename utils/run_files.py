@@ -9,9 +9,9 @@ from pathlib import Path
 
 from models.lora import trained_part
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.distributed import Ranks, unwrap_model
 from utils.files import write_text_atomic
 from utils.history import save_curves, to_json, write_history
+from utils.ranks.distributed import Ranks, unwrap_model
 from utils.training_state import Progress, TrainingState
 
 

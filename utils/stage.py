@@ -35,12 +35,12 @@ from utils.arguments import (
     weights_arguments,
 )
 from utils.checkpoint import CheckpointError
-from utils.distributed import Ranks, choose_world_size, launch, wrap_model
 from utils.entry import command_line, describe_epoch, describe_start, describe_weights
 from utils.interrupt import StopRequest
 from utils.loader import build_loader
 from utils.metrics import format_summary
 from utils.plan import plan_run, plan_stage
+from utils.ranks.distributed import Ranks, choose_world_size, launch, wrap_model
 from utils.run_files import RunFiles
 from utils.sampler import EvaluationSampler, TrainingSampler
 from utils.training_state import (

@@ -14,9 +14,9 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from utils.checkpoint import CheckpointError, load_weights
-from utils.distributed import Ranks, unwrap_model
+from utils.ranks.distributed import Ranks, unwrap_model
+from utils.ranks.spawn import RankError
 from utils.sampler import TrainingSampler
-from utils.spawn import RankError
 
 # What may differ between a run and its continuation: where things lie and run, how long, and what is said
 # below.

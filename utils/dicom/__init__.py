@@ -1,0 +1,1 @@
+"""The results of a frame as DICOM files: Segmentation and Structured Report."""

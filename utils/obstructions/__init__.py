@@ -1,0 +1,1 @@
+"""Phase 3: obstructions found, matched with the true ones, followed over a cine, scored and drawn."""

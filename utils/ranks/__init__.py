@@ -1,0 +1,1 @@
+"""Processes and hosts that train one model: started, talking, watched, and ended together."""
