@@ -6,31 +6,24 @@ A process of its own gives each its own peak memory, frees it afterwards, and le
 from __future__ import annotations
 
 import multiprocessing
-import threading
-import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-import psutil
-import torch
 from tqdm import tqdm
 
-from contest.cases import Case
+from contest.cases import Case, mask_path
 from contest.contestant import Answer, Contestant
+from contest.cost import PeakMemory, timed
 from contest.lineup import Settings, build_contestant
 from contest.prompts import Asked, main_mask, prompts_of
 from data.errors import DataError
 from utils.checkpoint import CheckpointError, MissingWeights
 from utils.files import write_png_atomic
 from utils.metrics import dice, iou
-
-T = TypeVar("T")
-SAMPLE_S = 0.02  # how often memory is looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,49 +135,3 @@ def scores_of(answer: Answer, masks: dict[str, np.ndarray], kind: str) -> dict:
               for name, score in (("iou", iou), ("dice", dice))}
     against = main_mask(kind, masks)
     return {"against": against, "iou": scores[f"iou_{against}"], "dice": scores[f"dice_{against}"], **scores}
-
-
-def mask_path(folder: Path, contestant: str, case: str, kind: str) -> Path:
-    """Where a contestant's answer lies."""
-    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in contestant)
-    return folder / plain / f"{case}_{kind}.png"
-
-
-def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What `work` gives, and its seconds, all work of a GPU included."""
-    start = time.perf_counter()
-    result = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return result, time.perf_counter() - start
-
-
-class PeakMemory:
-    """The most memory that this process has held since it began: on a GPU the card's, else the machine's."""
-
-    def __init__(self):
-        self._process, self._stop, self._most = psutil.Process(), threading.Event(), 0
-        self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
-
-    def __enter__(self) -> PeakMemory:
-        self._look()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def peak_mib(self) -> float:
-        """MiB so far."""
-        self._look()
-        if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-            return torch.cuda.max_memory_allocated() / 2**20
-        return self._most / 2**20
-
-    def _look(self) -> None:
-        self._most = max(self._most, self._process.memory_info().rss)
-
-    def _watch(self) -> None:
-        while not self._stop.wait(SAMPLE_S):
-            self._look()

@@ -181,3 +181,9 @@ def _checked(mask: np.ndarray, frame: np.ndarray, path: Path) -> np.ndarray:
         sizes = [f"{shape[1]} x {shape[0]}" for shape in (mask.shape, frame.shape)]
         raise DataError(f"{path}: {sizes[0]} px, its picture {sizes[1]}; both must have one size")
     return mask
+
+
+def mask_path(folder: Path, contestant: str, case: str, kind: str) -> Path:
+    """Where a contestant's answer lies."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in contestant)
+    return folder / plain / f"{case}_{kind}.png"

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from contest.arena import mask_path
-from contest.cases import MASK_NAMES, Case
+from contest.cases import MASK_NAMES, Case, mask_path
 from contest.contestant import Prompt
 from contest.prompts import Asked, main_mask, prompts_of
 from data.masks import read_mask

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torchvision.ops import box_convert, box_iou
 
-from contest.arena import PeakMemory, timed
 from contest.contestant import NO_VIEW, Answer, Contestant, Prompt
+from contest.cost import PeakMemory, timed
 from contest.pictures import draw_prompt
 from data.frame_source import open_frames
 from models.sam3_image_model import ARCHITECTURES, build_sam3_image_model

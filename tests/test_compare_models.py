@@ -11,9 +11,10 @@ import compare_models
 import test_medsam2_correct_frames
 import test_sam3_correct_frames
 from contest import arena
-from contest.arena import Contest, PeakMemory, answer_all
+from contest.arena import Contest, answer_all
 from contest.cases import Case, cases_of_table
 from contest.contestant import Answer, Contestant, Prompt
+from contest.cost import PeakMemory
 from contest.prompts import Asked
 from contest.propagation import propagate_case, shown_frames
 from contest.trees import FRANGI_THRESHOLDS, fitted_frangi, inside_box, load_own, vesselness
