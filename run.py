@@ -24,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 REQUIREMENTS = ROOT / "requirements.txt"
+INSTALLED_BYTES = 10e9  # 6.4 GB with CUDA's libraries (2026-11-22), and what pip unpacks beside them
 # What tests/conftest.py arranges: files of tests as they are ordered there, each file in one process.
 IN_PARALLEL = ("-n", "auto", "--dist", "loadgroup", "--no-loadscope-reorder")
 
@@ -77,6 +78,10 @@ def prepare_environment() -> Path:
         sys.exit(f"{VENV} could not be made, its message is above: on Debian and Ubuntu `apt install "
                  "python3-venv` first, and call run.py again.")
     print("Installing requirements.txt (once; several GB, a few minutes) ...", flush=True)
+    free = shutil.disk_usage(ROOT).free
+    if free < INSTALLED_BYTES:
+        print(f"Only {free / 1e9:.1f} GB are free where {ROOT} lies; on Linux it takes {INSTALLED_BYTES / 1e9:.0f} GB, "
+              "while pip unpacks: if it fails, make room and call run.py again.", flush=True)
     result = subprocess.run([str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet",
                              "-r", str(REQUIREMENTS)])
     if result.returncode:

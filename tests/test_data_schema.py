@@ -273,9 +273,9 @@ def _json_keys(content: dict):
         yield from ((section, key) for key in list(section))
 
 
-@pytest.mark.parametrize(
-    "value", [None, "x", -1, [], {}, True, 10**400, [[1e300, -1e300]] * 20, [["a", "b"]]]
-)
+@pytest.mark.parametrize("value", [
+    None, "x", -1, [], {}, True, pytest.param(10**400, id="400 digits"), [[1e300, -1e300]] * 20, [["a", "b"]],
+])
 def test_whatever_a_contours_file_holds_the_report_is_made(tiny, value):
     rows = _read(tiny)
     _write(tiny, rows[:1])

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 import time
 from pathlib import Path
 
@@ -188,6 +189,15 @@ def test_failed_installation_says_what_to_do_and_is_tried_again(environment, sta
     with pytest.raises(SystemExit, match=said):
         run.prepare_environment()
     assert len(environment(0, 0)) == 0 and run.prepare_environment().parent.parent == run.VENV
+
+
+@pytest.mark.parametrize("free, said", [(3e9, "Only 3.0 GB are free"), (50e9, "")])
+def test_a_disk_with_little_room_is_told_before_the_installation(environment, monkeypatch, capsys, free, said):
+    monkeypatch.setattr(run.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    called = environment(0, 0)
+    run.prepare_environment()
+    printed = capsys.readouterr().out
+    assert said in printed and ("GB are free" in printed) == bool(said) and len(called) == 2
 
 
 def test_old_python_reads_why_it_is_refused(monkeypatch, capsys):
