@@ -1,7 +1,8 @@
 """What does the exchange of gradients cost? Two processes beside one, and the exchange beside the backward pass.
 
     OMP_NUM_THREADS=1 python -m benchmarks.gradient_exchange
-    OMP_NUM_THREADS=1 python -m benchmarks.gradient_exchange --backbone sam3 --image-size 336 --batch-size 1 --steps 3
+    OMP_NUM_THREADS=1 python -m benchmarks.gradient_exchange --backbone sam3 --image-size 336 --batch-size 1 \\
+        --exchange fp32 --steps 2 --rounds 1                          # the whole model: 20 GB of memory
 
 Stage 1's model (random weights, made-up pictures), its loss and optimizer, as one process and as two that talk over
 gloo on this machine, with gradients in fp32, bf16 and fp16. Each process keeps to as many threads as OMP_NUM_THREADS
@@ -24,6 +25,7 @@ import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=positive_int, default=2, help="samples per process")
     parser.add_argument("--steps", type=positive_int, default=10, help="measured steps of each way and round")
     parser.add_argument("--rounds", type=positive_int, default=3, help="times that all ways are measured in turn")
+    parser.add_argument("--exchange", nargs="+", choices=tuple(EXCHANGES), default=list(EXCHANGES), metavar="WAY",
+                        help=f"ways that are measured beside {NONE!r}, of {', '.join(EXCHANGES)}")
     parser.add_argument("--out", type=Path, default=Path("outputs/gradient_exchange"))
     options = parser.parse_args()
     options.image_size = choose_image_size(options.backbone, options.image_size)
@@ -68,7 +72,7 @@ def measure(ranks: Ranks, options: argparse.Namespace, folder: Path) -> None:
     model = build_deepsa_model(backbone=options.backbone, image_size=options.image_size, random_init=True).train()
     optimizer = build_optimizer(model.parameter_groups(**RATES, own_rates=None), device)
     batch = made_up_batch(options, device)
-    ways = [NONE] if ranks.world_size == 1 else [NONE, *EXCHANGES]
+    ways = [NONE] if ranks.world_size == 1 else [NONE, *options.exchange]
     names = ("step_seconds", "cpu_seconds", "backward_seconds", "exchange_seconds", "hidden")
     found = {way: {name: [] for name in names} for way in ways}
     for _ in range(options.rounds):
@@ -140,11 +144,11 @@ def union_seconds(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-def summarise(alone: dict, together: dict) -> list[dict]:
+def summarise(alone: dict, together: dict, ways: Sequence[str]) -> list[dict]:
     """A row a way: medians, and efficiency against one process alone."""
     one, one_cpu = (float(np.median(alone[NONE][name])) for name in ("step_seconds", "cpu_seconds"))
     rows = [{"processes": 1, "exchange": NONE, "step_seconds": one, "cpu_seconds": one_cpu}]
-    for way in (NONE, *EXCHANGES):
+    for way in (NONE, *ways):
         medians = {name: float(np.median(values)) for name, values in together[way].items() if values}
         rows.append({"processes": 2, "exchange": way, "efficiency": one / medians["step_seconds"],
                      "efficiency_cpu": one_cpu / medians["cpu_seconds"], **medians})
@@ -180,7 +184,7 @@ def main() -> None:
         for world_size in (1, 2):
             launch(measure, (options, Path(folder)), world_size=world_size, default_port=12391)
             found[world_size] = json.loads((Path(folder) / f"{world_size}.json").read_text(encoding="utf-8"))
-    rows, networks = summarise(found[1], found[2]), network_table()
+    rows, networks = summarise(found[1], found[2], options.exchange), network_table()
     print_rows(rows)
     print_rows(networks)
     settings = {name: getattr(options, name) for name in ("backbone", "image_size", "batch_size", "steps", "rounds")}
