@@ -112,7 +112,7 @@ def kill(process, victim):
 def check_files(folder):
     """Every file under its final name can be read whole; returns the steps that the latest checkpoint has."""
     files, steps = RunFiles(folder, STAGE), 0
-    for path in folder.iterdir():
+    for path in folder.iterdir() if folder.exists() else ():  # not yet made by the first run
         if path.name.startswith("."):
             continue  # not under its final name
         if path.suffix == ".pth":
@@ -136,7 +136,7 @@ def test_a_hundred_kills_of_two_ranks(tmp_path, capsys):
         process, moment = start(tmp_path / "killed")
         wanted = MOMENTS[number % len(MOMENTS)]
         wait_for(moment, wanted, choose.randint(1, 3 if wanted != VALIDATION else 2), process)
-        time.sleep(choose.uniform(0, 0.005))
+        time.sleep(choose.choice((0, choose.uniform(0, 0.005))))  # a fast machine has left the moment by then
         hit[moment.value] += 1
         kill(process, choose.randrange(len(VICTIMS)))
         now = check_files(tmp_path / "killed")
