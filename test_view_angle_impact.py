@@ -56,7 +56,7 @@ from utils.view_impact.obstructions_figure import draw_obstructions_impact
 from utils.view_impact.obstructions_words import judge_obstructions
 from utils.view_impact.probe import LEAST_TRAIN_ROWS, name_by_habit, probe_backbone
 from utils.view_impact.segments import (NamingModel, choose_grid_rows, describe_case, measure_at_true_angles,
-                                    measure_frames)
+                                        measure_frames)
 from utils.view_impact.segments_figure import draw_names_impact
 from utils.view_impact.segments_summary import compare_models, summarise_names
 from utils.view_impact.segments_words import judge_names

@@ -63,7 +63,7 @@ def _volume(path: str) -> np.ndarray:
         volume = np.asarray(image.dataobj, dtype=np.float32)
     except NOT_READABLE as error:
         raise DataError(f"{path}: truncated or not a NIfTI file ({error}); export it again") from error
-    # Outside of what was measured there may be nan; nothing there is dark, and no label.
+    # Outside of what was measured there may be nan, which would take the window with it: it counts as 0, no label.
     np.nan_to_num(volume, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     return volume.reshape(*volume.shape[:2], -1)
 
